@@ -1,0 +1,582 @@
+//! What the loop may do and from which bounds on it calls a node ill: a TOML text that is adopted
+//! as a record.
+//!
+//! A policy has the sections `[plan]`, `[monitor]` and `[symptoms]`; every key has a default,
+//! unknown keys are errors. Its id is the SHA-256 of its text.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Action, PolicyId, Span, Symptom};
+
+/// Largest policy text, bytes.
+pub const POLICY_BYTES_MAX: usize = 48 * 1024;
+
+/// What may be decided, and from which bounds on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Policy {
+    /// What Plan may do.
+    pub plan: PlanPolicy,
+    /// When a reading counts.
+    pub monitor: MonitorPolicy,
+    /// When a node is ill.
+    pub symptoms: SymptomsPolicy,
+}
+
+/// Whether Plan's decisions leave as directives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Directives are issued.
+    #[default]
+    Act,
+    /// What would be issued is recorded as withheld.
+    Shadow,
+}
+
+/// `[plan]`: the order of questions and its limits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlanPolicy {
+    /// `act` or `shadow`.
+    pub mode: Mode,
+    /// What may be ordered: action kinds, or `kind:value` such as `healing:preemptive`.
+    pub allow: Vec<String>,
+    /// What of it a person must approve; as `allow`.
+    pub approve: Vec<String>,
+    /// How long the same node, kind and value rests, s.
+    pub cooldown_s: i64,
+    /// Share of a mesh's nodes that may be acted on at a time, %.
+    pub budget_percent: f64,
+    /// ... but at least so many nodes.
+    pub budget_min: i64,
+    /// How long after its outcome an act counts against the budget, and after which it did not
+    /// help, s.
+    pub help_s: i64,
+    /// A directive's life, in the node's intervals.
+    pub ttl_intervals: i64,
+    /// ... but at least this, s.
+    pub ttl_min_s: i64,
+    /// How long a proposal waits for approval, s.
+    pub approval_s: i64,
+    /// Share of a mesh that, ill within `storm_s`, is a storm: more than this, %.
+    pub storm_percent: f64,
+    /// ... and at least so many nodes.
+    pub storm_min: i64,
+    /// The storm's window, s.
+    pub storm_s: i64,
+    /// How often what failed or expired goes again, per episode.
+    pub attempts: i64,
+    /// Not wished for so long, an episode of a node and kind ends, s.
+    pub episode_s: i64,
+    /// A longer interval is ordered after it was wished for so long, s.
+    pub longer_interval_s: i64,
+    /// A node silent for so long is forgotten, s.
+    pub retire_s: i64,
+}
+
+impl Default for PlanPolicy {
+    fn default() -> Self {
+        PlanPolicy {
+            mode: Mode::Act,
+            allow: [
+                "monitoring_interval",
+                "route_preference",
+                "healing",
+                "scaling",
+            ]
+            .map(str::to_owned)
+            .into(),
+            approve: vec!["scaling:emergency_scale".to_owned()],
+            cooldown_s: 300,
+            budget_percent: 10.0,
+            budget_min: 1,
+            help_s: 600,
+            ttl_intervals: 3,
+            ttl_min_s: 60,
+            approval_s: 900,
+            storm_percent: 30.0,
+            storm_min: 6,
+            storm_s: 300,
+            attempts: 3,
+            episode_s: 600,
+            longer_interval_s: 300,
+            retire_s: 7 * 86_400,
+        }
+    }
+}
+
+impl PlanPolicy {
+    /// Whether `list` (`allow` or `approve`) names this action, by its kind or by `kind:value`.
+    pub fn names(list: &[String], action: &Action) -> bool {
+        let kind = action.kind().name();
+        let value = match action {
+            Action::MonitoringInterval { .. } => "",
+            Action::RoutePreference { value } => value.name(),
+            Action::Healing { level } => level.name(),
+            Action::Scaling { value } => value.name(),
+        };
+        list.iter().any(|entry| match entry.split_once(':') {
+            Some((k, v)) => k == kind && v == value,
+            None => entry == kind,
+        })
+    }
+}
+
+/// `[monitor]`: when a reading counts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MonitorPolicy {
+    /// A sample's time may be this far after its append time, s.
+    pub max_future_s: i64,
+    /// A node is silent, and a sample is history, after so many of its intervals.
+    pub silent_intervals: i64,
+    /// Shortest interval that counts for that, s.
+    pub interval_min_s: i64,
+    /// Longest, s.
+    pub interval_max_s: i64,
+    /// The interval of a node that does not say, s.
+    pub interval_default_s: i64,
+    /// How long all for a node is withheld after a sign of two agents with its name, s.
+    pub conflict_s: i64,
+}
+
+impl Default for MonitorPolicy {
+    fn default() -> Self {
+        MonitorPolicy {
+            max_future_s: 300,
+            silent_intervals: 3,
+            interval_min_s: 10,
+            interval_max_s: 3600,
+            interval_default_s: 120,
+            conflict_s: 600,
+        }
+    }
+}
+
+impl MonitorPolicy {
+    /// Three (`silent_intervals`) of a node's intervals, each held to its bounds.
+    pub fn patience(&self, interval_s: Option<f64>) -> Span {
+        let (min, max) = (self.interval_min_s as f64, self.interval_max_s as f64);
+        let interval = interval_s
+            .unwrap_or(self.interval_default_s as f64)
+            .clamp(min, max);
+        Span((interval * 1000.0) as i64).times(self.silent_intervals)
+    }
+}
+
+/// A pair of latch bounds: on at `enter` or beyond, a reading past `leave` is good.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// The latch goes on here.
+    pub enter: f64,
+    /// Strictly past this a reading is good.
+    pub leave: f64,
+}
+
+/// Bounds of one symptom; a missing pair never latches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SymptomBounds {
+    /// Warning: on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning_enter: Option<f64>,
+    /// Warning: past it is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning_leave: Option<f64>,
+    /// Critical: on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub critical_enter: Option<f64>,
+    /// Critical: past it is good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub critical_leave: Option<f64>,
+}
+
+impl SymptomBounds {
+    /// The warning pair.
+    pub fn warning(&self) -> Option<Bounds> {
+        Some(Bounds {
+            enter: self.warning_enter?,
+            leave: self.warning_leave?,
+        })
+    }
+
+    /// The critical pair.
+    pub fn critical(&self) -> Option<Bounds> {
+        Some(Bounds {
+            enter: self.critical_enter?,
+            leave: self.critical_leave?,
+        })
+    }
+
+    const fn new(warning: Option<(f64, f64)>, critical: Option<(f64, f64)>) -> Self {
+        let (warning_enter, warning_leave) = match warning {
+            Some((enter, leave)) => (Some(enter), Some(leave)),
+            None => (None, None),
+        };
+        let (critical_enter, critical_leave) = match critical {
+            Some((enter, leave)) => (Some(enter), Some(leave)),
+            None => (None, None),
+        };
+        SymptomBounds {
+            warning_enter,
+            warning_leave,
+            critical_enter,
+            critical_leave,
+        }
+    }
+}
+
+/// `[symptoms]`: hold times, and `[symptoms.<name>]` bounds (`assess-contract.md`). A table given
+/// replaces that symptom's bounds key by key.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SymptomsPolicy {
+    /// A latch goes off at a good reading so long after the first good one, s.
+    pub clear_s: f64,
+    /// A warning is established when its row of readings spans so long, s.
+    pub warning_s: f64,
+    /// A critical one, s.
+    pub critical_s: f64,
+    /// EUPHORIC for so long asks for `optimize`, s.
+    pub thriving_s: f64,
+    /// ... and either by so many readings in a row.
+    pub readings: u32,
+    /// Bounds of `silent` (metrics given; lower is worse).
+    pub silent: SymptomBounds,
+    /// Bounds of `lossy` (%).
+    pub lossy: SymptomBounds,
+    /// Bounds of `slow` (ms).
+    pub slow: SymptomBounds,
+    /// Bounds of `isolated` (peers; lower is worse).
+    pub isolated: SymptomBounds,
+    /// Bounds of `cpu_saturated` (%).
+    pub cpu_saturated: SymptomBounds,
+    /// Bounds of `memory_saturated` (%).
+    pub memory_saturated: SymptomBounds,
+    /// Bounds of `trust_failing` (ratio; lower is worse).
+    pub trust_failing: SymptomBounds,
+    /// Bounds of `idle` (% CPU; lower is worse); its warning pair, without a level.
+    pub idle: SymptomBounds,
+}
+
+impl Default for SymptomsPolicy {
+    fn default() -> Self {
+        let new = SymptomBounds::new;
+        SymptomsPolicy {
+            clear_s: 60.0,
+            warning_s: 60.0,
+            critical_s: 20.0,
+            thriving_s: 600.0,
+            readings: 3,
+            silent: new(Some((0.0, 0.0)), None),
+            lossy: new(Some((2.0, 1.6)), Some((10.0, 5.0))),
+            slow: new(Some((150.0, 120.0)), Some((500.0, 300.0))),
+            isolated: new(None, Some((0.0, 0.0))),
+            cpu_saturated: new(Some((90.0, 80.0)), None),
+            memory_saturated: new(Some((85.0, 80.0)), Some((95.0, 90.0))),
+            trust_failing: new(Some((0.90, 0.95)), Some((0.50, 0.75))),
+            idle: new(Some((10.0, 20.0)), None),
+        }
+    }
+}
+
+impl SymptomsPolicy {
+    /// The bounds of one symptom.
+    pub fn bounds(&self, symptom: Symptom) -> &SymptomBounds {
+        match symptom {
+            Symptom::Silent => &self.silent,
+            Symptom::Lossy => &self.lossy,
+            Symptom::Slow => &self.slow,
+            Symptom::Isolated => &self.isolated,
+            Symptom::CpuSaturated => &self.cpu_saturated,
+            Symptom::MemorySaturated => &self.memory_saturated,
+            Symptom::TrustFailing => &self.trust_failing,
+            Symptom::Idle => &self.idle,
+        }
+    }
+
+    /// Whether a lower value of this symptom's metric is worse.
+    pub const fn lower_is_worse(symptom: Symptom) -> bool {
+        matches!(
+            symptom,
+            Symptom::Silent | Symptom::Isolated | Symptom::TrustFailing | Symptom::Idle
+        )
+    }
+}
+
+/// Why a text is no policy: what, where, and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("policy: {0}")]
+pub struct PolicyError(pub String);
+
+impl Policy {
+    /// The engine's built-in policy: in force before the first `Adopted`.
+    pub const BUILT_IN: &str = "";
+
+    /// Reads and checks a policy's text.
+    ///
+    /// # Errors
+    /// Not TOML, an unknown key, a value of another type or outside its bounds, a leave bound on
+    /// the wrong side of its enter bound, a text of more than 48 KiB.
+    pub fn parse(text: &str) -> Result<Policy, PolicyError> {
+        if text.len() > POLICY_BYTES_MAX {
+            return Err(PolicyError(format!(
+                "{} bytes, expected at most {POLICY_BYTES_MAX}",
+                text.len()
+            )));
+        }
+        let mut policy: Policy =
+            toml::from_str(text).map_err(|e| PolicyError(e.to_string().trim_end().to_owned()))?;
+        policy.symptoms.fill_from_defaults();
+        policy.check()?;
+        Ok(policy)
+    }
+
+    /// The id of a text.
+    pub fn id(text: &str) -> PolicyId {
+        PolicyId::of(text)
+    }
+}
+
+impl SymptomsPolicy {
+    /// Bounds that a `[symptoms.<name>]` table does not give are that symptom's defaults.
+    fn fill_from_defaults(&mut self) {
+        let defaults = SymptomsPolicy::default();
+        for (given, default) in [
+            (&mut self.silent, defaults.silent),
+            (&mut self.lossy, defaults.lossy),
+            (&mut self.slow, defaults.slow),
+            (&mut self.isolated, defaults.isolated),
+            (&mut self.cpu_saturated, defaults.cpu_saturated),
+            (&mut self.memory_saturated, defaults.memory_saturated),
+            (&mut self.trust_failing, defaults.trust_failing),
+            (&mut self.idle, defaults.idle),
+        ] {
+            given.warning_enter = given.warning_enter.or(default.warning_enter);
+            given.warning_leave = given.warning_leave.or(default.warning_leave);
+            given.critical_enter = given.critical_enter.or(default.critical_enter);
+            given.critical_leave = given.critical_leave.or(default.critical_leave);
+        }
+    }
+}
+
+impl Policy {
+    fn check(&self) -> Result<(), PolicyError> {
+        let want = |ok: bool, key: &str, got: &dyn std::fmt::Display, expected: &str| {
+            ok.then_some(())
+                .ok_or_else(|| PolicyError(format!("{key} = {got}: expected {expected}")))
+        };
+        let p = &self.plan;
+        for (key, value, min, max) in [
+            ("plan.cooldown_s", p.cooldown_s, 0, 86_400),
+            ("plan.budget_min", p.budget_min, 0, 1_000_000),
+            ("plan.help_s", p.help_s, 1, 86_400),
+            ("plan.ttl_intervals", p.ttl_intervals, 1, 100),
+            ("plan.ttl_min_s", p.ttl_min_s, 1, 86_400),
+            ("plan.approval_s", p.approval_s, 1, 7 * 86_400),
+            ("plan.storm_min", p.storm_min, 2, 1_000_000),
+            ("plan.storm_s", p.storm_s, 1, 3600),
+            ("plan.attempts", p.attempts, 1, 100),
+            ("plan.episode_s", p.episode_s, 1, 86_400),
+            ("plan.longer_interval_s", p.longer_interval_s, 0, 86_400),
+            ("plan.retire_s", p.retire_s, 3600, 366 * 86_400),
+            ("monitor.max_future_s", self.monitor.max_future_s, 0, 86_400),
+            (
+                "monitor.silent_intervals",
+                self.monitor.silent_intervals,
+                1,
+                100,
+            ),
+            (
+                "monitor.interval_min_s",
+                self.monitor.interval_min_s,
+                1,
+                3600,
+            ),
+            (
+                "monitor.interval_max_s",
+                self.monitor.interval_max_s,
+                self.monitor.interval_min_s,
+                86_400,
+            ),
+            (
+                "monitor.interval_default_s",
+                self.monitor.interval_default_s,
+                1,
+                86_400,
+            ),
+            ("monitor.conflict_s", self.monitor.conflict_s, 1, 86_400),
+            (
+                "symptoms.readings",
+                i64::from(self.symptoms.readings),
+                1,
+                1000,
+            ),
+        ] {
+            want(
+                (min..=max).contains(&value),
+                key,
+                &value,
+                &format!("{min} to {max}"),
+            )?;
+        }
+        for (key, value) in [
+            ("plan.budget_percent", p.budget_percent),
+            ("plan.storm_percent", p.storm_percent),
+        ] {
+            want((0.0..=100.0).contains(&value), key, &value, "0 to 100")?;
+        }
+        let s = &self.symptoms;
+        for (key, value) in [
+            ("symptoms.clear_s", s.clear_s),
+            ("symptoms.warning_s", s.warning_s),
+            ("symptoms.critical_s", s.critical_s),
+            ("symptoms.thriving_s", s.thriving_s),
+        ] {
+            want((0.0..=86_400.0).contains(&value), key, &value, "0 to 86400")?;
+        }
+        for (key, list) in [("plan.allow", &p.allow), ("plan.approve", &p.approve)] {
+            for entry in list {
+                want(
+                    ACTIONS.contains(&entry.as_str()),
+                    key,
+                    entry,
+                    &ACTIONS.join(", "),
+                )?;
+            }
+        }
+        Symptom::ALL
+            .into_iter()
+            .try_for_each(|symptom| self.symptoms.check(symptom))
+    }
+}
+
+/// What `allow` and `approve` may list.
+const ACTIONS: [&str; 11] = [
+    "monitoring_interval",
+    "route_preference",
+    "route_preference:low_latency",
+    "route_preference:balanced",
+    "route_preference:high_throughput",
+    "healing",
+    "healing:preemptive",
+    "healing:aggressive",
+    "scaling",
+    "scaling:optimize",
+    "scaling:emergency_scale",
+];
+
+impl SymptomsPolicy {
+    fn check(&self, symptom: Symptom) -> Result<(), PolicyError> {
+        let bounds = self.bounds(symptom);
+        let name = symptom.name();
+        for (level, enter, leave) in [
+            ("warning", bounds.warning_enter, bounds.warning_leave),
+            ("critical", bounds.critical_enter, bounds.critical_leave),
+        ] {
+            let (enter, leave) = match (enter, leave) {
+                (None, None) => continue,
+                (Some(enter), Some(leave)) => (enter, leave),
+                _ => {
+                    return Err(PolicyError(format!(
+                        "symptoms.{name}: {level}_enter and {level}_leave: expected both or none"
+                    )));
+                }
+            };
+            let side = if Self::lower_is_worse(symptom) {
+                leave >= enter
+            } else {
+                leave <= enter
+            };
+            if !(enter.is_finite() && leave.is_finite() && side) {
+                let want = if Self::lower_is_worse(symptom) {
+                    "at least"
+                } else {
+                    "at most"
+                };
+                return Err(PolicyError(format!(
+                    "symptoms.{name}.{level}_leave = {leave}: expected {want} {level}_enter = {enter}"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str, names: &[&str]) {
+        let error = Policy::parse(text).unwrap_err().to_string();
+        for name in names {
+            assert!(error.contains(name), "{error} should name {name}");
+        }
+    }
+
+    #[test]
+    fn the_empty_text_is_the_built_in_policy() {
+        assert_eq!(Policy::parse(Policy::BUILT_IN).unwrap(), Policy::default());
+    }
+
+    #[test]
+    fn a_bound_given_alone_keeps_its_neighbours() {
+        let policy = Policy::parse("[symptoms.lossy]\nwarning_enter = 3.0\n").unwrap();
+        assert_eq!(
+            policy.symptoms.lossy.warning(),
+            Some(Bounds {
+                enter: 3.0,
+                leave: 1.6
+            })
+        );
+        assert_eq!(
+            policy.symptoms.lossy.critical(),
+            Some(Bounds {
+                enter: 10.0,
+                leave: 5.0
+            })
+        );
+        assert_eq!(policy.symptoms.slow, SymptomsPolicy::default().slow);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_name() {
+        refused(
+            "[symptoms.lossy]\nwarning_leave = 3.0",
+            &["symptoms.lossy.warning_leave", "= 2"],
+        );
+        refused(
+            "[symptoms.trust_failing]\ncritical_leave = 0.4",
+            &["trust_failing.critical_leave"],
+        );
+        refused(
+            "[symptoms.cpu_saturated]\ncritical_enter = 99.0",
+            &["cpu_saturated", "both"],
+        );
+        refused("[plan]\ncooldown = 3", &["cooldown", "line 2"]);
+        refused("[plan]\nmode = \"dream\"", &["dream", "shadow"]);
+        refused("[plan]\nallow = [\"reboot\"]", &["plan.allow", "reboot"]);
+        refused("[plan]\nbudget_percent = 101.0", &["plan.budget_percent"]);
+        refused("[plan]\nstorm_s = 0", &["plan.storm_s"]);
+    }
+
+    #[test]
+    fn patience_is_three_held_intervals() {
+        let monitor = MonitorPolicy::default();
+        assert_eq!(monitor.patience(Some(60.0)), Span::seconds(180));
+        assert_eq!(monitor.patience(Some(1.0)), Span::seconds(30));
+        assert_eq!(monitor.patience(Some(1e9)), Span::seconds(3 * 3600));
+        assert_eq!(monitor.patience(None), Span::seconds(360));
+    }
+
+    #[test]
+    fn a_list_names_kinds_and_values() {
+        let scale = Action::Scaling {
+            value: crate::model::Scaling::EmergencyScale,
+        };
+        assert!(PlanPolicy::names(&PlanPolicy::default().approve, &scale));
+        assert!(!PlanPolicy::names(&["scaling:optimize".to_owned()], &scale));
+        assert!(PlanPolicy::names(&["scaling".to_owned()], &scale));
+    }
+}

@@ -1,0 +1,1 @@
+//! Monitor and Analyze as one stage over `metrics`.

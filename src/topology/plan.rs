@@ -1,0 +1,1 @@
+//! Plan and Knowledge as one stage over `plan-inbox`.
