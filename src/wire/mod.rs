@@ -1,5 +1,7 @@
 //! Bytes to model and back: Avro single-object and JSON, frozen and versioned.
 
+pub mod sample_json;
+
 use crate::model::{CycleClosed, Directive, Event, MetricsRecord, Outcome, PlanRecord, Sample};
 use crate::stream::Reject;
 
