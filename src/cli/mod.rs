@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-mod assess;
+pub mod assess;
 
 /// Keeps meshes and fleets healthy by itself.
 #[derive(Parser)]
