@@ -4,7 +4,12 @@
 //! A policy has the sections `[plan]`, `[monitor]` and `[symptoms]`; every key has a default,
 //! unknown keys are errors. Its id is the SHA-256 of its text.
 
+use std::collections::BTreeSet;
+use std::fmt;
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
+use toml::de::{DeTable, DeValue};
 
 use super::{Action, PolicyId, Span, Symptom};
 
@@ -305,10 +310,40 @@ impl SymptomsPolicy {
     }
 }
 
-/// Why a text is no policy: what, where, and what was expected.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("policy: {0}")]
-pub struct PolicyError(pub String);
+/// Why a text is no policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyError {
+    /// Line of the text, from 1; `None` for the text as a whole.
+    pub line: Option<usize>,
+    /// The key, as `symptoms.lossy.warning_leave`; empty for the text as a whole.
+    pub key: String,
+    /// What is wrong and what was expected.
+    pub problem: String,
+}
+
+impl std::error::Error for PolicyError {}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+impl PolicyError {
+    fn of_key(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        PolicyError {
+            line: None,
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+}
 
 impl Policy {
     /// The engine's built-in policy: in force before the first `Adopted`.
@@ -318,24 +353,123 @@ impl Policy {
     ///
     /// # Errors
     /// Not TOML, an unknown key, a value of another type or outside its bounds, a leave bound on
-    /// the wrong side of its enter bound, a text of more than 48 KiB.
+    /// the wrong side of its enter bound, a text of more than 48 KiB. Every error names the line,
+    /// the key and what was expected.
     pub fn parse(text: &str) -> Result<Policy, PolicyError> {
         if text.len() > POLICY_BYTES_MAX {
-            return Err(PolicyError(format!(
-                "{} bytes, expected at most {POLICY_BYTES_MAX}",
-                text.len()
-            )));
+            let problem = format!("{} bytes, expected at most {POLICY_BYTES_MAX}", text.len());
+            return Err(PolicyError::of_key("", problem));
         }
-        let mut policy: Policy =
-            toml::from_str(text).map_err(|e| PolicyError(e.to_string().trim_end().to_owned()))?;
+        let at = |places: &[Place], error: &toml::de::Error| {
+            let start = error.span().map(|span| span.start);
+            let place = start.and_then(|at| places.iter().rfind(|p| p.span.contains(&at)));
+            PolicyError {
+                line: start.map(|at| line_of(text, at)),
+                key: place.map(|p| p.path.clone()).unwrap_or_default(),
+                problem: error.message().to_owned(),
+            }
+        };
+        let table = DeTable::parse(text).map_err(|error| at(&[], &error))?;
+        let places = places(table.get_ref());
+        let known = known_paths();
+        if let Some(place) = places.iter().find(|p| !known.contains(&p.path)) {
+            return Err(PolicyError {
+                line: Some(line_of(text, place.span.start)),
+                key: place.path.clone(),
+                problem: format!("unknown key, the nearest is {}", nearest_path(&place.path)),
+            });
+        }
+        let mut policy = Policy::deserialize(toml::Deserializer::from(table))
+            .map_err(|error| at(&places, &error))?;
         policy.symptoms.fill_from_defaults();
-        policy.check()?;
+        policy.check().map_err(|error| PolicyError {
+            line: places
+                .iter()
+                .find(|p| p.path == error.key)
+                .map(|p| line_of(text, p.span.start)),
+            ..error
+        })?;
         Ok(policy)
     }
 
     /// The id of a text.
     pub fn id(text: &str) -> PolicyId {
         PolicyId::of(text)
+    }
+
+    /// Every key that a policy may give, as `plan.cooldown_s`, section by section.
+    pub fn keys() -> Vec<String> {
+        let mut keys = Vec::new();
+        for (section, names) in SECTIONS {
+            keys.extend(names.iter().map(|name| format!("{section}.{name}")));
+        }
+        for symptom in Symptom::ALL {
+            let name = symptom.name();
+            keys.extend(BOUNDS.map(|bound| format!("symptoms.{name}.{bound}")));
+        }
+        keys
+    }
+
+    fn check(&self) -> Result<(), PolicyError> {
+        let want = |ok: bool, key: &str, got: &dyn fmt::Display, expected: &str| {
+            ok.then_some(())
+                .ok_or_else(|| PolicyError::of_key(key, format!("{got}, expected {expected}")))
+        };
+        let (p, m, s) = (&self.plan, &self.monitor, &self.symptoms);
+        for (key, value, min, max) in [
+            ("plan.cooldown_s", p.cooldown_s, 0, 86_400),
+            ("plan.budget_min", p.budget_min, 0, 1_000_000),
+            ("plan.help_s", p.help_s, 1, 86_400),
+            ("plan.ttl_intervals", p.ttl_intervals, 1, 100),
+            ("plan.ttl_min_s", p.ttl_min_s, 1, 86_400),
+            ("plan.approval_s", p.approval_s, 1, 7 * 86_400),
+            ("plan.storm_min", p.storm_min, 2, 1_000_000),
+            ("plan.storm_s", p.storm_s, 1, 3600),
+            ("plan.attempts", p.attempts, 1, 100),
+            ("plan.episode_s", p.episode_s, 1, 86_400),
+            ("plan.longer_interval_s", p.longer_interval_s, 0, 86_400),
+            ("plan.retire_s", p.retire_s, 3600, 366 * 86_400),
+            ("monitor.max_future_s", m.max_future_s, 0, 86_400),
+            ("monitor.silent_intervals", m.silent_intervals, 1, 100),
+            ("monitor.interval_min_s", m.interval_min_s, 1, 3600),
+            (
+                "monitor.interval_max_s",
+                m.interval_max_s,
+                m.interval_min_s,
+                86_400,
+            ),
+            (
+                "monitor.interval_default_s",
+                m.interval_default_s,
+                1,
+                86_400,
+            ),
+            ("monitor.conflict_s", m.conflict_s, 1, 86_400),
+            ("symptoms.readings", i64::from(s.readings), 1, 1000),
+        ] {
+            let expected = format!("{min} to {max}");
+            want((min..=max).contains(&value), key, &value, &expected)?;
+        }
+        for (key, value, max) in [
+            ("plan.budget_percent", p.budget_percent, 100.0),
+            ("plan.storm_percent", p.storm_percent, 100.0),
+            ("symptoms.clear_s", s.clear_s, 86_400.0),
+            ("symptoms.warning_s", s.warning_s, 86_400.0),
+            ("symptoms.critical_s", s.critical_s, 86_400.0),
+            ("symptoms.thriving_s", s.thriving_s, 86_400.0),
+        ] {
+            let expected = format!("0 to {max}");
+            want((0.0..=max).contains(&value), key, &value, &expected)?;
+        }
+        for (key, list) in [("plan.allow", &p.allow), ("plan.approve", &p.approve)] {
+            for entry in list {
+                let expected = ACTIONS.join(", ");
+                want(ACTIONS.contains(&entry.as_str()), key, entry, &expected)?;
+            }
+        }
+        Symptom::ALL
+            .into_iter()
+            .try_for_each(|symptom| s.check(symptom))
     }
 }
 
@@ -359,97 +493,113 @@ impl SymptomsPolicy {
             given.critical_leave = given.critical_leave.or(default.critical_leave);
         }
     }
-}
 
-impl Policy {
-    fn check(&self) -> Result<(), PolicyError> {
-        let want = |ok: bool, key: &str, got: &dyn std::fmt::Display, expected: &str| {
-            ok.then_some(())
-                .ok_or_else(|| PolicyError(format!("{key} = {got}: expected {expected}")))
-        };
-        let p = &self.plan;
-        for (key, value, min, max) in [
-            ("plan.cooldown_s", p.cooldown_s, 0, 86_400),
-            ("plan.budget_min", p.budget_min, 0, 1_000_000),
-            ("plan.help_s", p.help_s, 1, 86_400),
-            ("plan.ttl_intervals", p.ttl_intervals, 1, 100),
-            ("plan.ttl_min_s", p.ttl_min_s, 1, 86_400),
-            ("plan.approval_s", p.approval_s, 1, 7 * 86_400),
-            ("plan.storm_min", p.storm_min, 2, 1_000_000),
-            ("plan.storm_s", p.storm_s, 1, 3600),
-            ("plan.attempts", p.attempts, 1, 100),
-            ("plan.episode_s", p.episode_s, 1, 86_400),
-            ("plan.longer_interval_s", p.longer_interval_s, 0, 86_400),
-            ("plan.retire_s", p.retire_s, 3600, 366 * 86_400),
-            ("monitor.max_future_s", self.monitor.max_future_s, 0, 86_400),
-            (
-                "monitor.silent_intervals",
-                self.monitor.silent_intervals,
-                1,
-                100,
-            ),
-            (
-                "monitor.interval_min_s",
-                self.monitor.interval_min_s,
-                1,
-                3600,
-            ),
-            (
-                "monitor.interval_max_s",
-                self.monitor.interval_max_s,
-                self.monitor.interval_min_s,
-                86_400,
-            ),
-            (
-                "monitor.interval_default_s",
-                self.monitor.interval_default_s,
-                1,
-                86_400,
-            ),
-            ("monitor.conflict_s", self.monitor.conflict_s, 1, 86_400),
-            (
-                "symptoms.readings",
-                i64::from(self.symptoms.readings),
-                1,
-                1000,
-            ),
+    fn check(&self, symptom: Symptom) -> Result<(), PolicyError> {
+        let bounds = self.bounds(symptom);
+        for (level, enter, leave) in [
+            ("warning", bounds.warning_enter, bounds.warning_leave),
+            ("critical", bounds.critical_enter, bounds.critical_leave),
         ] {
-            want(
-                (min..=max).contains(&value),
-                key,
-                &value,
-                &format!("{min} to {max}"),
-            )?;
-        }
-        for (key, value) in [
-            ("plan.budget_percent", p.budget_percent),
-            ("plan.storm_percent", p.storm_percent),
-        ] {
-            want((0.0..=100.0).contains(&value), key, &value, "0 to 100")?;
-        }
-        let s = &self.symptoms;
-        for (key, value) in [
-            ("symptoms.clear_s", s.clear_s),
-            ("symptoms.warning_s", s.warning_s),
-            ("symptoms.critical_s", s.critical_s),
-            ("symptoms.thriving_s", s.thriving_s),
-        ] {
-            want((0.0..=86_400.0).contains(&value), key, &value, "0 to 86400")?;
-        }
-        for (key, list) in [("plan.allow", &p.allow), ("plan.approve", &p.approve)] {
-            for entry in list {
-                want(
-                    ACTIONS.contains(&entry.as_str()),
-                    key,
-                    entry,
-                    &ACTIONS.join(", "),
-                )?;
+            let key = |end: &str| format!("symptoms.{}.{level}_{end}", symptom.name());
+            let (enter, leave) = match (enter, leave) {
+                (None, None) => continue,
+                (Some(enter), Some(leave)) => (enter, leave),
+                (given, _) => {
+                    let (given, missing) = match given {
+                        Some(_) => ("enter", "leave"),
+                        None => ("leave", "enter"),
+                    };
+                    let problem = format!("given alone, expected {level}_{missing} too");
+                    return Err(PolicyError::of_key(key(given), problem));
+                }
+            };
+            for (end, value) in [("enter", enter), ("leave", leave)] {
+                if !value.is_finite() {
+                    let problem = format!("{value}, expected a finite number");
+                    return Err(PolicyError::of_key(key(end), problem));
+                }
+            }
+            let (right_side, want) = match Self::lower_is_worse(symptom) {
+                true => (leave >= enter, "at least"),
+                false => (leave <= enter, "at most"),
+            };
+            if !right_side {
+                let problem = format!("{leave}, expected {want} {level}_enter, {enter}");
+                return Err(PolicyError::of_key(key("leave"), problem));
             }
         }
-        Symptom::ALL
-            .into_iter()
-            .try_for_each(|symptom| self.symptoms.check(symptom))
+        Ok(())
     }
+}
+
+/// Where a key or table of a text stands.
+struct Place {
+    path: String,
+    /// From the start of its key to the end of its value.
+    span: Range<usize>,
+}
+
+/// The keys and tables of a text, every table before what is in it.
+fn places(table: &DeTable<'_>) -> Vec<Place> {
+    fn walk(prefix: &str, table: &DeTable<'_>, out: &mut Vec<Place>) {
+        for (key, value) in table {
+            let path = format!("{prefix}{}", key.get_ref());
+            out.push(Place {
+                path: path.clone(),
+                span: key.span().start..key.span().end.max(value.span().end),
+            });
+            if let DeValue::Table(inner) = value.get_ref() {
+                walk(&format!("{path}."), inner, out);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk("", table, &mut out);
+    out
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    1 + text.bytes().take(at).filter(|&b| b == b'\n').count()
+}
+
+/// The keys and the tables that they stand in.
+fn known_paths() -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for key in Policy::keys() {
+        let tables = key.match_indices('.').map(|(at, _)| key[..at].to_owned());
+        paths.extend(tables);
+        paths.insert(key);
+    }
+    paths
+}
+
+/// The known key or table whose last part is most like that of `path`, and then the whole.
+fn nearest_path(path: &str) -> String {
+    let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
+    known_paths()
+        .into_iter()
+        .min_by_key(|known| {
+            let (a, b) = (last(known), last(path));
+            let by_last = edit_distance(&a.unwrap_or_default(), &b.unwrap_or_default());
+            (by_last, edit_distance(known, path))
+        })
+        .unwrap_or_default()
+}
+
+/// How many letters must be added, removed or replaced to make one of the other (Levenshtein).
+pub fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
 }
 
 /// What `allow` and `approve` may list.
@@ -467,52 +617,68 @@ const ACTIONS: [&str; 11] = [
     "scaling:emergency_scale",
 ];
 
-impl SymptomsPolicy {
-    fn check(&self, symptom: Symptom) -> Result<(), PolicyError> {
-        let bounds = self.bounds(symptom);
-        let name = symptom.name();
-        for (level, enter, leave) in [
-            ("warning", bounds.warning_enter, bounds.warning_leave),
-            ("critical", bounds.critical_enter, bounds.critical_leave),
-        ] {
-            let (enter, leave) = match (enter, leave) {
-                (None, None) => continue,
-                (Some(enter), Some(leave)) => (enter, leave),
-                _ => {
-                    return Err(PolicyError(format!(
-                        "symptoms.{name}: {level}_enter and {level}_leave: expected both or none"
-                    )));
-                }
-            };
-            let side = if Self::lower_is_worse(symptom) {
-                leave >= enter
-            } else {
-                leave <= enter
-            };
-            if !(enter.is_finite() && leave.is_finite() && side) {
-                let want = if Self::lower_is_worse(symptom) {
-                    "at least"
-                } else {
-                    "at most"
-                };
-                return Err(PolicyError(format!(
-                    "symptoms.{name}.{level}_leave = {leave}: expected {want} {level}_enter = {enter}"
-                )));
-            }
-        }
-        Ok(())
-    }
-}
+/// The sections and their keys; `[symptoms]` also has a table of [`BOUNDS`] for each symptom.
+const SECTIONS: [(&str, &[&str]); 3] = [
+    (
+        "plan",
+        &[
+            "mode",
+            "allow",
+            "approve",
+            "cooldown_s",
+            "budget_percent",
+            "budget_min",
+            "help_s",
+            "ttl_intervals",
+            "ttl_min_s",
+            "approval_s",
+            "storm_percent",
+            "storm_min",
+            "storm_s",
+            "attempts",
+            "episode_s",
+            "longer_interval_s",
+            "retire_s",
+        ],
+    ),
+    (
+        "monitor",
+        &[
+            "max_future_s",
+            "silent_intervals",
+            "interval_min_s",
+            "interval_max_s",
+            "interval_default_s",
+            "conflict_s",
+        ],
+    ),
+    (
+        "symptoms",
+        &[
+            "clear_s",
+            "warning_s",
+            "critical_s",
+            "thriving_s",
+            "readings",
+        ],
+    ),
+];
+
+/// The keys of a `[symptoms.<name>]` table.
+const BOUNDS: [&str; 4] = [
+    "warning_enter",
+    "warning_leave",
+    "critical_enter",
+    "critical_leave",
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(text: &str, names: &[&str]) {
-        let error = Policy::parse(text).unwrap_err().to_string();
-        for name in names {
-            assert!(error.contains(name), "{error} should name {name}");
-        }
+    /// `text` is refused with exactly these words.
+    fn refused(text: &str, expected: &str) {
+        assert_eq!(Policy::parse(text).unwrap_err().to_string(), expected);
     }
 
     #[test]
@@ -541,24 +707,132 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_by_name() {
-        refused(
-            "[symptoms.lossy]\nwarning_leave = 3.0",
-            &["symptoms.lossy.warning_leave", "= 2"],
+    fn what_cannot_be_meant_is_refused_with_line_key_and_bound() {
+        for (text, expected) in [
+            (
+                "[symptoms.lossy]\nwarning_leave = 3.0",
+                "line 2: symptoms.lossy.warning_leave: 3, expected at most warning_enter, 2",
+            ),
+            (
+                "[symptoms.trust_failing]\ncritical_leave = 0.4",
+                "line 2: symptoms.trust_failing.critical_leave: 0.4, expected at least \
+                 critical_enter, 0.5",
+            ),
+            (
+                "[symptoms.cpu_saturated]\ncritical_enter = 99.0",
+                "line 2: symptoms.cpu_saturated.critical_enter: given alone, expected \
+                 critical_leave too",
+            ),
+            (
+                "symptoms.slow = { warning_enter = nan }",
+                "line 1: symptoms.slow.warning_enter: NaN, expected a finite number",
+            ),
+            (
+                "# budget\n\n[plan]\nbudget_percent = 101.0",
+                "line 4: plan.budget_percent: 101, expected 0 to 100",
+            ),
+            (
+                "plan.storm_s = 0",
+                "line 1: plan.storm_s: 0, expected 1 to 3600",
+            ),
+            (
+                "[plan]\nmode = \"dream\"",
+                "line 2: plan.mode: unknown variant `dream`, expected `act` or `shadow`",
+            ),
+            (
+                "[plan]\ncooldown_s = \"long\"",
+                "line 2: plan.cooldown_s: invalid type: string \"long\", expected i64",
+            ),
+        ] {
+            refused(text, expected);
+        }
+        let error = Policy::parse("[plan]\nallow = [\"reboot\"]").unwrap_err();
+        assert!(
+            error
+                .problem
+                .starts_with("reboot, expected monitoring_interval, "),
+            "{error}"
         );
-        refused(
-            "[symptoms.trust_failing]\ncritical_leave = 0.4",
-            &["trust_failing.critical_leave"],
-        );
-        refused(
-            "[symptoms.cpu_saturated]\ncritical_enter = 99.0",
-            &["cpu_saturated", "both"],
-        );
-        refused("[plan]\ncooldown = 3", &["cooldown", "line 2"]);
-        refused("[plan]\nmode = \"dream\"", &["dream", "shadow"]);
-        refused("[plan]\nallow = [\"reboot\"]", &["plan.allow", "reboot"]);
-        refused("[plan]\nbudget_percent = 101.0", &["plan.budget_percent"]);
-        refused("[plan]\nstorm_s = 0", &["plan.storm_s"]);
+        let long = "#".repeat(POLICY_BYTES_MAX + 1);
+        refused(&long, "49153 bytes, expected at most 49152");
+        let error = Policy::parse("[plan]\nmode = = 1").unwrap_err();
+        assert_eq!(error.line, Some(2), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_names_its_line_and_the_nearest_known_one() {
+        for (text, line, key, nearest) in [
+            (
+                "[plan]\ncooldown = 3",
+                2,
+                "plan.cooldown",
+                "plan.cooldown_s",
+            ),
+            (
+                "[monitor]\n\nhelp_s = 3",
+                3,
+                "monitor.help_s",
+                "plan.help_s",
+            ),
+            ("[plam]\nmode = \"act\"", 1, "plam", "plan"),
+            (
+                "[symptoms.losy]\nwarning_enter = 3.0",
+                1,
+                "symptoms.losy",
+                "symptoms.lossy",
+            ),
+            (
+                "[symptoms.slow]\nwarning_entre = 3.0",
+                2,
+                "symptoms.slow.warning_entre",
+                "symptoms.slow.warning_enter",
+            ),
+        ] {
+            let expected = format!("line {line}: {key}: unknown key, the nearest is {nearest}");
+            refused(text, &expected);
+        }
+    }
+
+    #[test]
+    fn the_keys_are_the_fields() {
+        let fields = |value: &serde_json::Value| -> Vec<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        let mut policy = Policy::default();
+        policy.symptoms.slow = SymptomBounds::new(Some((2.0, 1.0)), Some((4.0, 3.0)));
+        let value = serde_json::to_value(policy).unwrap();
+        let mut expected = Vec::new();
+        for section in fields(&value) {
+            for key in fields(&value[&section]) {
+                match value[&section][&key].is_object() {
+                    true => expected.extend(
+                        fields(&value["symptoms"]["slow"])
+                            .iter()
+                            .map(|bound| format!("{section}.{key}.{bound}")),
+                    ),
+                    false => expected.push(format!("{section}.{key}")),
+                }
+            }
+        }
+        let mut keys = Policy::keys();
+        keys.sort();
+        expected.sort();
+        assert_eq!(keys, expected);
+    }
+
+    #[test]
+    fn edit_distance_counts_letters() {
+        for (a, b, expected) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("plan", "plan", 0),
+            ("plam", "plan", 1),
+            ("kitten", "sitting", 3),
+            ("cooldown", "cooldown_s", 2),
+        ] {
+            assert_eq!(edit_distance(a, b), expected, "{a} {b}");
+            assert_eq!(edit_distance(b, a), expected, "{b} {a}");
+        }
     }
 
     #[test]
