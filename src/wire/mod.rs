@@ -299,7 +299,8 @@ fn bad_avro(name: &str, from: &Reader<'_>, fault: &Fault) -> Reject {
     Reject {
         reason: "bad_avro",
         detail: format!(
-            "reading {name}: {} at byte {}: {fault}",
+            "reading {name} (edition {}): {} at byte {}: {fault}",
+            from.edition,
             from.field,
             from.position()
         ),
