@@ -63,7 +63,10 @@ impl fmt::Display for Origin {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("reading {}, expected a TOML file in UTF-8 (name another with --config)", path.display())]
+    #[error(
+        "reading {}, expected a TOML file in UTF-8 (name another with --config)",
+        path.display()
+    )]
     Unreadable {
         /// Which file.
         path: PathBuf,
