@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-mod assess;
+pub mod assess;
 mod policy;
 
 /// Keeps meshes and fleets healthy by itself.

@@ -2,9 +2,11 @@
 //! rows that it keeps ([`Table`]) and what a driver needs of a stage on one partition ([`Fold`]).
 
 mod alarm;
+mod ledger;
 mod table;
 
 pub use alarm::Alarms;
+pub use ledger::{ByTime, InQueue, LEDGER_VERSION, Ledger, Whole};
 pub use table::{Base, Key, NoBase, Row, RowError, Table, read_name, write_name};
 
 use crate::model::{Cause, Span, Time};
@@ -156,7 +158,7 @@ pub struct Reject {
 /// leaves every row as it was at `begin`.
 pub trait Fold {
     /// The alarm key of a record, if it belongs to one; its alarm fires first.
-    fn own_key(&self, value: &[u8]) -> Option<Vec<u8>>;
+    fn own_key(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>>;
 
     /// Folds one record.
     ///

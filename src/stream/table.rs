@@ -150,8 +150,29 @@ impl<K: Key, V: Row> Table<K, V> {
 
     /// The first row at or after `from` and before `to`.
     pub fn first(&self, from: &K, to: &K) -> Option<(K, Rc<V>)> {
-        let end = self.bytes(to);
-        let mut from_bytes = self.bytes(from);
+        self.first_in(Bound::Included(from), Bound::Excluded(to))
+    }
+
+    /// The first row after `from` and before `to`.
+    pub fn after(&self, from: &K, to: &K) -> Option<(K, Rc<V>)> {
+        self.first_in(Bound::Excluded(from), Bound::Excluded(to))
+    }
+
+    /// The first row after `from`, to the table's end.
+    pub fn next(&self, from: &K) -> Option<(K, Rc<V>)> {
+        self.first_in(Bound::Excluded(from), Bound::Unbounded)
+    }
+
+    fn first_in(&self, from: Bound<&K>, to: Bound<&K>) -> Option<(K, Rc<V>)> {
+        let end = match to {
+            Bound::Excluded(key) | Bound::Included(key) => self.bytes(key),
+            Bound::Unbounded => vec![self.id + 1],
+        };
+        let mut from_bytes = match from {
+            Bound::Included(key) => self.bytes(key),
+            Bound::Excluded(key) => [self.bytes(key), vec![0]].concat(),
+            Bound::Unbounded => vec![self.id],
+        };
         let below = loop {
             let Some((bytes, value)) = self.base.next(&from_bytes, &end) else {
                 break None;
@@ -166,7 +187,7 @@ impl<K: Key, V: Row> Table<K, V> {
         };
         let slots = self.slots.borrow();
         let above = slots
-            .range((Bound::Included(from), Bound::Excluded(to)))
+            .range((from, to))
             .find_map(|(key, slot)| Some((key.clone(), slot.row.clone()?)));
         match (above, below) {
             (Some(a), Some(b)) => Some(if a.0 <= b.0 { a } else { b }),

@@ -1,0 +1,404 @@
+//! The questions that every wish passes, in order; the first that it fails is the reason why it is withheld.
+
+use crate::model::{
+    Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
+    OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Span, Time,
+};
+
+use super::Draft;
+
+/// What made Plan look at a wish again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// An input about its node: a reason that stands recorded in this episode is not recorded again.
+    ByInput,
+    /// What held it ended: every answer is recorded, or the alarm would fire for ever.
+    ByAlarm,
+}
+
+/// The answer to a wish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing to order: it is done, under way, or not yet a wish.
+    Quiet,
+    /// Order it.
+    Issue,
+    /// Do not, and say why.
+    Withhold(Withheld),
+}
+
+/// Why not, with what the reason needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Withheld {
+    reason: Reason,
+    used: Option<i64>,
+    limit: Option<i64>,
+    until: Option<Time>,
+}
+
+impl Draft<'_> {
+    /// Judges what a node's assessment wishes of one kind.
+    pub(super) fn judge(&mut self, key: &NodeKey, kind: Kind, asked: Asked) {
+        let Some(row) = self.node(key) else { return };
+        let Some(action) = row.wish(kind) else {
+            if let Some(refused) = row.assessment.refuses(kind) {
+                self.withhold(key, &row, refused, why(Reason::NoEvidence), asked);
+            }
+            return;
+        };
+        let policy = self.policy(&key.mesh);
+        match self.verdict(key, &row, action, &policy) {
+            Verdict::Quiet if asked == Asked::ByInput => {}
+            Verdict::Quiet => {
+                let served = row
+                    .kind(kind)
+                    .order
+                    .as_ref()
+                    .is_some_and(|o| serves(o, action));
+                let reason = if served {
+                    Reason::UnderWay
+                } else {
+                    Reason::NotConfirmed
+                };
+                self.withhold(key, &row, action, why(reason), asked);
+            }
+            Verdict::Issue => self.issue(key, &row, action, &policy),
+            Verdict::Withhold(withheld) => self.withhold(key, &row, action, withheld, asked),
+        }
+    }
+
+    fn verdict(&self, key: &NodeKey, row: &NodeRow, action: Action, policy: &Policy) -> Verdict {
+        let now = self.at.now;
+        if not_yet_a_wish(row, action, now) {
+            return Verdict::Quiet;
+        }
+        match after_last_order(row, action, policy, now) {
+            Some(verdict) => verdict,
+            None => match self.first_objection(key, row, action, policy) {
+                Some(withheld) => Verdict::Withhold(withheld),
+                None => Verdict::Issue,
+            },
+        }
+    }
+
+    /// Confirmed, fresh, known and heard, allowed, not held; then for an act or a route: free, cooled down, within the
+    /// budget, no storm, approved; then mode `act`.
+    fn first_objection(
+        &self,
+        key: &NodeKey,
+        row: &NodeRow,
+        action: Action,
+        policy: &Policy,
+    ) -> Option<Withheld> {
+        let plain = action.kind() == Kind::MonitoringInterval;
+        confirmed(row, action)
+            .or_else(|| self.fresh(key, row))
+            .or_else(|| heard(row))
+            .or_else(|| allowed(action, policy))
+            .or_else(|| self.not_held(key, row))
+            .or_else(|| {
+                if plain {
+                    None
+                } else {
+                    self.may_act(key, row, action, policy)
+                }
+            })
+            .or_else(|| (policy.plan.mode == Mode::Shadow).then(|| why(Reason::Shadow)))
+    }
+
+    fn may_act(
+        &self,
+        key: &NodeKey,
+        row: &NodeRow,
+        action: Action,
+        policy: &Policy,
+    ) -> Option<Withheld> {
+        free(row, action)
+            .or_else(|| cooled_down(row, action, policy, self.at.now))
+            .or_else(|| self.within_budget(key, row))
+            .or_else(|| self.no_storm(key))
+            .or_else(|| approved(row, action, policy, self.at.now))
+    }
+
+    fn fresh(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
+        let mesh = self.ledger.meshes.get(&key.mesh)?;
+        if row.assessment.stale {
+            Some(why(Reason::StaleEvidence))
+        } else {
+            (row.assessment.policy_id != mesh.policy.id).then(|| why(Reason::OtherPolicy))
+        }
+    }
+
+    fn not_held(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
+        let hold = self
+            .ledger
+            .mesh_hold(&key.mesh)
+            .or_else(|| row.hold.clone())?;
+        Some(Withheld {
+            until: hold.until,
+            ..why(Reason::Held)
+        })
+    }
+
+    /// A node that is acted on already costs no more; any other stands behind those that wait, so that
+    /// one that nothing helps does not keep its place for ever.
+    fn within_budget(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
+        if row.slot.is_some_and(|until| until > self.at.now) {
+            return None;
+        }
+        let used = self.ledger.acting(&key.mesh, self.at.now);
+        let limit = self.ledger.budget(&key.mesh);
+        let first = self.ledger.first_waiting(&key.mesh, Queue::Budget, 1);
+        let behind = first.is_some_and(|first| first.node.as_ref() != Some(&key.node));
+        (used >= limit || behind).then(|| Withheld {
+            used: Some(used),
+            limit: Some(limit),
+            ..why(Reason::Budget)
+        })
+    }
+
+    fn no_storm(&self, key: &NodeKey) -> Option<Withheld> {
+        let storm = self.ledger.meshes.get(&key.mesh)?.storm.is_some();
+        storm.then(|| why(Reason::Storm))
+    }
+
+    fn issue(&mut self, key: &NodeKey, row: &NodeRow, action: Action, policy: &Policy) {
+        let partition = self.ledger.partition();
+        let mesh = self
+            .ledger
+            .meshes
+            .get(&key.mesh)
+            .expect("a node's mesh is open");
+        let interval_s = row
+            .assessment
+            .interval_s
+            .unwrap_or(policy.monitor.interval_default_s as f64)
+            .min(policy.monitor.interval_max_s as f64);
+        let life = (interval_s * policy.plan.ttl_intervals as f64).ceil() as i64;
+        let directive = Directive {
+            id: self.next_id(IdKind::Directive, &key.mesh),
+            log_id: partition.log_id.clone(),
+            mesh: key.mesh.clone(),
+            node: key.node.clone(),
+            generation: self.next_seq(&key.mesh),
+            issued_at: self.at.now,
+            ttl_s: life.max(policy.plan.ttl_min_s),
+            action,
+            cause: self.at.cause.clone(),
+            incident_id: self.incident_of(key, row),
+            policy_id: mesh.policy.id,
+            policy_generation: mesh.policy.generation,
+        };
+        self.record(&key.mesh, Body::DirectiveIssued { directive });
+    }
+
+    fn withhold(
+        &mut self,
+        key: &NodeKey,
+        row: &NodeRow,
+        action: Action,
+        withheld: Withheld,
+        asked: Asked,
+    ) {
+        let recorded = row.kind(action.kind()).recorded(withheld.reason);
+        if recorded && asked == Asked::ByInput {
+            return;
+        }
+        self.record(
+            &key.mesh,
+            Body::DirectiveWithheld {
+                id: self.next_id(IdKind::Withheld, &key.mesh),
+                node: key.node.clone(),
+                action,
+                reason: withheld.reason,
+                used: withheld.used,
+                limit: withheld.limit,
+                until: withheld.until,
+                incident_id: self.incident_of(key, row),
+            },
+        );
+    }
+
+    fn incident_of(&self, key: &NodeKey, row: &NodeRow) -> Option<String> {
+        let own = row.incident.as_ref().map(|incident| incident.id.clone());
+        own.or_else(|| {
+            let mesh = self.ledger.meshes.get(&key.mesh)?;
+            mesh.storm.as_ref().map(|storm| storm.incident_id.clone())
+        })
+    }
+}
+
+fn why(reason: Reason) -> Withheld {
+    Withheld {
+        reason,
+        used: None,
+        limit: None,
+        until: None,
+    }
+}
+
+/// A longer interval is a wish only after a while; a route goes with the act that asks for it, and back when none of
+/// the symptoms that carried it is confirmed.
+fn not_yet_a_wish(row: &NodeRow, action: Action, now: Time) -> bool {
+    let ordered = |kind, wanted: fn(&Action) -> bool| {
+        row.kind(kind).order.as_ref().is_some_and(|order| {
+            order.this_episode
+                && wanted(&order.action)
+                && matches!(
+                    order.state,
+                    OrderState::UnderWay | OrderState::Reported(OutcomeResult::Applied)
+                )
+        })
+    };
+    match action {
+        Action::MonitoringInterval { interval_s } => {
+            interval_s > row.told_interval_s
+                && row
+                    .kind(Kind::MonitoringInterval)
+                    .longer_at
+                    .is_none_or(|at| now < at)
+        }
+        Action::RoutePreference {
+            value: Route::LowLatency,
+        } => !ordered(Kind::Healing, |_| true),
+        Action::RoutePreference {
+            value: Route::HighThroughput,
+        } => {
+            carrier_confirmed(row)
+                || !ordered(Kind::Scaling, |a| {
+                    *a == Action::Scaling {
+                        value: Scaling::Optimize,
+                    }
+                })
+        }
+        Action::RoutePreference {
+            value: Route::Balanced,
+        } => carrier_confirmed(row),
+        Action::Healing { .. } | Action::Scaling { .. } => false,
+    }
+}
+
+/// Whether a symptom that carried the last route is still confirmed.
+fn carrier_confirmed(row: &NodeRow) -> bool {
+    row.kind(Kind::RoutePreference)
+        .order
+        .as_ref()
+        .is_some_and(|order| {
+            order.carried_by.iter().any(|symptom| {
+                row.assessment
+                    .finding(*symptom)
+                    .is_some_and(|finding| finding.confirmed)
+            })
+        })
+}
+
+/// What the last order of this kind means for the wish; `None`: nothing, ask on.
+fn after_last_order(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Option<Verdict> {
+    let kind = row.kind(action.kind());
+    let order = kind.order.as_ref()?;
+    if order.state == OrderState::UnderWay {
+        return serves(order, action).then_some(Verdict::Quiet);
+    }
+    if !order.this_episode || !serves(order, action) {
+        return None;
+    }
+    match order.state {
+        OrderState::UnderWay => None,
+        OrderState::Reported(OutcomeResult::Applied) => {
+            let resting = row.told(action.kind()).is_none()
+                && order.review_at.is_some_and(|review| now < review);
+            resting.then_some(Verdict::Quiet)
+        }
+        OrderState::Reported(OutcomeResult::Failed) | OrderState::Expired => {
+            let (used, limit) = (kind.attempts, policy.plan.attempts);
+            (used >= limit).then_some(Verdict::Withhold(Withheld {
+                used: Some(used),
+                limit: Some(limit),
+                ..why(Reason::AttemptsSpent)
+            }))
+        }
+        OrderState::Reported(OutcomeResult::Refused | OutcomeResult::Unknown) => {
+            Some(Verdict::Withhold(why(Reason::NotRepeated)))
+        }
+    }
+}
+
+/// Whether an order does what is wished now: the same, or a stronger healing that is not lost.
+fn serves(order: &Order, action: Action) -> bool {
+    let lost = matches!(
+        order.state,
+        OrderState::Expired | OrderState::Reported(OutcomeResult::Failed)
+    );
+    match (order.action, action) {
+        (
+            Action::Healing {
+                level: Healing::Aggressive,
+            },
+            Action::Healing { .. },
+        ) if !lost => true,
+        (ordered, wished) => ordered == wished,
+    }
+}
+
+/// Aggressive healing and scaling rest on established symptoms already; preemptive healing needs the 5-minute mean of a
+/// symptom that carries it, or without one the trend's 50 readings.
+fn confirmed(row: &NodeRow, action: Action) -> Option<Withheld> {
+    if action
+        != (Action::Healing {
+            level: Healing::Preemptive,
+        })
+    {
+        return None;
+    }
+    let mut carriers = row.assessment.carriers().peekable();
+    let by_trend = carriers.peek().is_none();
+    (!by_trend && !carriers.any(|finding| finding.confirmed)).then(|| why(Reason::NotConfirmed))
+}
+
+fn heard(row: &NodeRow) -> Option<Withheld> {
+    if row.assessment.silent {
+        Some(why(Reason::Silent))
+    } else {
+        row.assessment
+            .conflict
+            .then(|| why(Reason::IdentityConflict))
+    }
+}
+
+fn allowed(action: Action, policy: &Policy) -> Option<Withheld> {
+    let allowed = PlanPolicy::names(&policy.plan.allow, &action);
+    (!allowed).then(|| why(Reason::NotAllowed))
+}
+
+/// Not while another order of the kind is under way.
+fn free(row: &NodeRow, action: Action) -> Option<Withheld> {
+    let order = row.kind(action.kind()).order.as_ref()?;
+    (order.state == OrderState::UnderWay).then(|| why(Reason::UnderWay))
+}
+
+fn cooled_down(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Option<Withheld> {
+    let issued = &row.kind(action.kind()).issued;
+    let (_, last) = issued.iter().find(|(value, _)| *value == action)?;
+    let until = *last + Span::seconds(policy.plan.cooldown_s);
+    (now < until).then(|| Withheld {
+        until: Some(until),
+        ..why(Reason::Cooldown)
+    })
+}
+
+fn approved(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Option<Withheld> {
+    if !PlanPolicy::names(&policy.plan.approve, &action) {
+        return None;
+    }
+    match row.kind(action.kind()).answer {
+        Some(Answer::Approved(yes)) if yes == action => None,
+        Some(Answer::Declined(no)) if no == action => Some(why(Reason::NotApproved)),
+        Some(Answer::Approved(_) | Answer::Declined(_)) | None => {
+            let until = now + Span::seconds(policy.plan.approval_s);
+            Some(Withheld {
+                until: Some(until),
+                ..why(Reason::NeedsApproval)
+            })
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What is due by time, or because what held it ended. Every step records at least one event, so none needs a cursor.
+//!
+//! In a mesh, in order: the end of its hold; nodes by when something of them is due; then what waits in the queues whose
+//! block is gone, oldest first: hold, policy, storm, budget.
+
+use crate::model::{
+    Body, Event, HoldScope, IncidentKind, Kind, MeshId, NodeKey, NodeRow, Queue, Reason, Time,
+};
+use crate::stream::{At, InQueue, Ledger};
+
+use super::judge::Asked;
+use super::{Draft, Plan};
+
+/// What a mesh does next when it is woken.
+enum Due {
+    HoldEnds,
+    Node(NodeKey),
+    Queued(NodeKey, Kind),
+}
+
+impl Plan {
+    /// When a mesh (the empty one: the partition) wants to be woken; the past means at once. A function of the rows.
+    pub fn wake_at(&self, ledger: &Ledger, at: &At, mesh: &MeshId) -> Option<Time> {
+        if mesh.is_none() {
+            return ledger.partition().hold.as_ref().and_then(|hold| hold.until);
+        }
+        let row = ledger.meshes.get(mesh)?;
+        let hold = row.hold.as_ref().and_then(|hold| hold.until);
+        let node = ledger.first_due(mesh).map(|(due, _)| due);
+        let queued = first_queued(ledger, at, mesh).map(|_| Time(i64::MIN));
+        let slot = ledger
+            .first_waiting(mesh, Queue::Budget, 1)
+            .and_then(|_| ledger.slot_after(mesh, at.now));
+        [hold, node, queued, slot].into_iter().flatten().min()
+    }
+
+    /// Does what is due in a mesh until nothing is, or until `room` events are recorded.
+    ///
+    /// # Panics
+    /// When a step records nothing: it would be due for ever.
+    pub fn wake(&self, ledger: &mut Ledger, at: &At, mesh: &MeshId, room: usize) -> Vec<Event> {
+        let mut draft = Draft {
+            plan: self,
+            ledger,
+            at,
+            events: Vec::new(),
+        };
+        while draft.events.len() < room {
+            let Some(due) = draft.due(mesh) else { break };
+            let before = draft.events.len();
+            draft.ensure_policy(mesh);
+            match due {
+                Due::HoldEnds => draft.end_hold(mesh, None),
+                Due::Node(key) => draft.wake_node(&key),
+                Due::Queued(key, kind) => {
+                    draft.incident(&key);
+                    draft.judge(&key, kind, Asked::ByAlarm);
+                }
+            }
+            assert!(
+                draft.events.len() > before,
+                "a fired alarm of mesh {mesh} causes an event"
+            );
+        }
+        draft.events
+    }
+}
+
+impl Draft<'_> {
+    fn due(&self, mesh: &MeshId) -> Option<Due> {
+        let now = self.at.now;
+        let hold = if mesh.is_none() {
+            self.ledger.partition().hold.clone()
+        } else {
+            self.ledger.meshes.get(mesh)?.hold.clone()
+        };
+        if hold
+            .and_then(|hold| hold.until)
+            .is_some_and(|until| until <= now)
+        {
+            return Some(Due::HoldEnds);
+        }
+        if let Some((due, node)) = self.ledger.first_due(mesh)
+            && due <= now
+        {
+            return Some(Due::Node(NodeKey {
+                mesh: mesh.clone(),
+                node,
+            }));
+        }
+        let entry = first_queued(self.ledger, self.at, mesh)?;
+        let node = entry.node.expect("only searches leave the node out");
+        Some(Due::Queued(
+            NodeKey {
+                mesh: mesh.clone(),
+                node,
+            },
+            entry.kind,
+        ))
+    }
+
+    fn end_hold(&mut self, mesh: &MeshId, node: Option<&NodeKey>) {
+        let scope = HoldScope {
+            mesh: mesh.clone(),
+            node: node.map(|key| key.node.clone()),
+        };
+        self.record(
+            mesh,
+            Body::HoldReleased {
+                scope,
+                by: String::new(),
+            },
+        );
+    }
+
+    /// Does the first thing that is due on a node.
+    fn wake_node(&mut self, key: &NodeKey) {
+        let now = self.at.now;
+        let row = self.node(key).expect("the agenda lists known nodes");
+        let over = |time: Option<Time>| time.is_some_and(|time| time <= now);
+        if over(row.hold.as_ref().and_then(|hold| hold.until)) {
+            return self.end_hold(&key.mesh, Some(key));
+        }
+        if over(row.retire_at) {
+            return self.retire(key, &row);
+        }
+        for kind in Kind::ALL {
+            let k = row.kind(kind);
+            if over(k.expiry()) {
+                let order = k.order.as_ref().expect("only an order expires");
+                self.expire(key, kind, order.id.clone(), false);
+                return self.judge_all(key);
+            }
+            if let Some(waiting) = &k.waiting
+                && over(k.wait_over())
+            {
+                if waiting.reason == Reason::NeedsApproval {
+                    return self.expire(key, kind, waiting.id.clone(), true);
+                }
+                return self.judge(key, kind, Asked::ByAlarm);
+            }
+            let released = row.hold.is_none() && k.waits_for_node_hold();
+            if released || over(k.review()) || over(k.longer()) {
+                return self.judge(key, kind, Asked::ByAlarm);
+            }
+        }
+    }
+
+    fn expire(&mut self, key: &NodeKey, kind: Kind, id: String, proposal: bool) {
+        let node = key.node.clone();
+        self.record(
+            &key.mesh,
+            Body::DirectiveExpired {
+                node,
+                kind,
+                id,
+                proposal,
+            },
+        );
+    }
+
+    /// Forgets a node that was silent for too long; its incident ends with it.
+    fn retire(&mut self, key: &NodeKey, row: &NodeRow) {
+        if let Some(incident) = &row.incident {
+            self.record(
+                &key.mesh,
+                Body::IncidentClosed {
+                    incident_id: incident.id.clone(),
+                    kind: IncidentKind::Node,
+                    node: key.node.clone(),
+                    symptoms: incident.symptoms.clone(),
+                    detect_ms: (incident.opened_at - incident.ill_since).0,
+                    repair_ms: (self.at.now - incident.ill_since).0,
+                    cause_node: None,
+                },
+            );
+        }
+        self.record(
+            &key.mesh,
+            Body::NodeRetired {
+                node: key.node.clone(),
+            },
+        );
+    }
+}
+
+/// The oldest entry of the first queue whose block is gone.
+fn first_queued(ledger: &Ledger, at: &At, mesh: &MeshId) -> Option<InQueue> {
+    let row = ledger.meshes.get(mesh)?;
+    let waiting = |queue| ledger.first_waiting(mesh, queue, 1);
+    let hold = || waiting(Queue::Hold).filter(|_| ledger.mesh_hold(mesh).is_none());
+    let policy = || {
+        let for_all = ledger
+            .partition()
+            .policy
+            .as_ref()
+            .map_or(0, |policy| policy.generation);
+        let newer = i64::from(for_all > row.taken_generation);
+        ledger.first_waiting(mesh, Queue::Policy, row.policy.generation + newer)
+    };
+    let storm = || waiting(Queue::Storm).filter(|_| row.storm.is_none());
+    let budget =
+        || waiting(Queue::Budget).filter(|_| ledger.acting(mesh, at.now) < ledger.budget(mesh));
+    hold().or_else(policy).or_else(storm).or_else(budget)
+}
