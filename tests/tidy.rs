@@ -300,8 +300,8 @@ fn take_apart(text: &str) -> Vec<Line> {
 
 // The rules.
 
-/// Whether `code` has the word or macro `text`, not as part of a longer one; or the path `text`, not
-/// as part of a longer path.
+/// Whether `code` has the word or macro `text`, not as part of a longer one; or the path `text`,
+/// not as part of a longer path.
 fn says(code: &str, text: &str) -> bool {
     let joins = |c: char| c.is_alphanumeric() || c == '_';
     let is_path = text.ends_with("::");
