@@ -1,1 +1,21 @@
-//! runtime
+//! What carries the folds: the ports ([`Log`], [`Stores`], [`Clock`]), a task (one stage on one
+//! partition), the worker that drives tasks, the commit protocol, and the simulated back end.
+//!
+//! Nothing here knows what is folded: stages are [`StageSpec`]s. What becomes durable together, and
+//! in which order, stands in [`commit`].
+
+//C pub mod commit;
+mod log;
+//SIM pub mod simulated;
+mod store;
+mod task;
+//W mod worker;
+
+//C pub use commit::{Mark, Stop};
+pub use log::{
+    Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition, murmur2,
+    partition_of,
+};
+pub use store::{Below, Rows, Store, StoreError, Stores};
+pub use task::{Folded, Task, TimeSource};
+//W pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};
