@@ -62,8 +62,6 @@ pub enum Reason {
     AttemptsSpent,
     /// The agent declined it, or cannot tell whether it did it.
     NotRepeated,
-    /// The act that this route goes with was not ordered.
-    NoAct,
     /// Mode `shadow` only records.
     Shadow,
 }
@@ -88,7 +86,6 @@ impl Reason {
             Reason::NotApproved => "not_approved",
             Reason::AttemptsSpent => "attempts_spent",
             Reason::NotRepeated => "not_repeated",
-            Reason::NoAct => "no_act",
             Reason::Shadow => "shadow",
         }
     }
