@@ -3,6 +3,7 @@
 //! the log ([`check`]). Generic over the stages and their encodings.
 
 pub mod check;
+pub mod scenario;
 mod seed;
 mod world;
 

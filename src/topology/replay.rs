@@ -78,17 +78,36 @@ pub fn replay(recorded: &Recorded, prefix: &str, source: TimeSource) -> Report {
     let mut directives = BTreeMap::new();
     for (inbox, records) in of(recorded, Topic::PlanInbox) {
         let outputs = fold(&mut plan_task(inbox, prefix, source), records, &mut report);
-        let events = TopicPartition { topic: Topic::Events, ..inbox };
+        let events = TopicPartition {
+            topic: Topic::Events,
+            ..inbox
+        };
         let place = |i| format!("{prefix}{events}, record {i}");
-        report.compare(place, &all(recorded, events), &values(&outputs, Topic::Events));
-        directives.extend(values(&outputs, Topic::Directives).into_iter().filter_map(named));
+        report.compare(
+            place,
+            &all(recorded, events),
+            &values(&outputs, Topic::Events),
+        );
+        directives.extend(
+            values(&outputs, Topic::Directives)
+                .into_iter()
+                .filter_map(named),
+        );
     }
     let records = of(recorded, Topic::Directives).flat_map(|(_, records)| records);
-    let was: BTreeMap<_, _> = records.filter_map(|record| named(record.value.clone())).collect();
+    let was: BTreeMap<_, _> = records
+        .filter_map(|record| named(record.value.clone()))
+        .collect();
     let keys: BTreeSet<_> = was.keys().chain(directives.keys()).collect();
     for key in keys {
         let one = |of: &BTreeMap<_, Vec<u8>>| of.get(key).cloned().into_iter().collect::<Vec<_>>();
-        let place = |_| format!("directive of mesh {:?}, generation {}", key.0.as_str(), key.1);
+        let place = |_| {
+            format!(
+                "directive of mesh {:?}, generation {}",
+                key.0.as_str(),
+                key.1
+            )
+        };
         report.compare(place, &one(&was), &one(&directives));
     }
     report
@@ -187,7 +206,7 @@ fn replay_analyze(recorded: &Recorded, prefix: &str, source: TimeSource, report:
     let mut now: BTreeMap<(i32, Vec<u8>), Vec<Vec<u8>>> = BTreeMap::new();
     for (inbox, records) in inboxes {
         let base: Rc<dyn Base> = Rc::new(NoBase);
-        let stage = Box::new(AnalyzeFold::new(inbox.partition, &base));
+        let stage = Box::new(AnalyzeFold::new(&base));
         let mut task = Task::new(inbox, prefix, source, stage, None);
         for output in fold(&mut task, records, report) {
             if output.topic == Topic::PlanInbox {
@@ -218,7 +237,10 @@ fn spoken_by(value: &[u8], partitions: i32) -> Option<i32> {
         | PlanRecord::Approval(_)
         | PlanRecord::Hold(_) => return None,
     };
-    Some(crate::runtime::partition_of(node.as_str().as_bytes(), partitions))
+    Some(crate::runtime::partition_of(
+        node.as_str().as_bytes(),
+        partitions,
+    ))
 }
 
 fn plan_task(inbox: TopicPartition, prefix: &str, source: TimeSource) -> Task {
