@@ -14,4 +14,4 @@ mod validate;
 
 pub use intake::Intake;
 pub use presence::Presence;
-pub use validate::{Fault, Reason, Valid, validate};
+pub use validate::{Fault, Reason, Valid, names, validate};

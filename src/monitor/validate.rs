@@ -83,8 +83,7 @@ pub fn validate<'a>(
     heard: Option<Time>,
     max_future: Span,
 ) -> Result<Valid<'a>, Fault> {
-    let mesh = name(&raw.mesh, "mesh_id")?;
-    let node = name(&raw.node, "node_id")?;
+    let (mesh, node) = names(raw)?;
     let seq = whole(&raw.seq, "seq")?;
     let boot = whole(&raw.boot, "boot")?.unwrap_or(0);
     let time = time(&raw.time, "time")?.ok_or(Fault::new(Reason::MissingField, "time"))?;
@@ -116,6 +115,14 @@ pub fn validate<'a>(
             metrics,
         },
     })
+}
+
+/// The names of a sample's mesh and node, `default` when it gives none.
+///
+/// # Errors
+/// A name is no string of 1 to 255 bytes.
+pub fn names<'a>(raw: &'a RawSample<'_>) -> Result<(&'a str, &'a str), Fault> {
+    Ok((name(&raw.mesh, "mesh_id")?, name(&raw.node, "node_id")?))
 }
 
 fn name<'a>(
