@@ -1,11 +1,11 @@
 //! The command line: one file per subcommand, and what they share.
 //!
 //! - Exit codes: 0 yes, 1 checked and found wanting, 2 could not tell.
-//! - Data goes to standard output, through [`Printer`]; words for people go to standard error.
+//! - Data goes to standard output, through `Printer`; words for people go to standard error.
 //! - An error says what was attempted, on what, what was expected, and the next step: a command
 //!   returns it, this frame prints it. A reader that went away (a broken pipe) is no error.
 //!
-//! A new command: a file with `Args` and `run`, a variant of [`Command`], an arm in [`Cli::run`].
+//! A new command: a file with `Args` and `run`, a variant of `Command`, an arm in `Cli::run`.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;

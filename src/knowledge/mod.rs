@@ -1,5 +1,6 @@
 //! K: what events mean. The same evolve serves Plan, replay, views and audits.
 
+pub mod audit;
 mod evolve;
 pub mod explain;
 pub mod views;
