@@ -18,27 +18,35 @@ impl Draft<'_> {
             detail: error.to_string(),
         })?;
         let policy_id = Policy::id(&change.text);
-        let in_force = if change.mesh.is_none() {
-            self.ledger.partition().policy.clone()
+        let for_all = self.ledger.partition().policy.clone();
+        let in_force = match self.ledger.meshes.get(&change.mesh) {
+            Some(row) => for_all
+                .filter(|for_all| for_all.generation > row.taken_generation)
+                .or_else(|| Some(row.policy.clone())),
+            None if change.mesh.is_none() => for_all,
+            None => return self.known_mesh(&change.mesh),
+        };
+        if in_force.is_some_and(|policy| policy.id == policy_id) {
+            return Ok(());
+        }
+        self.ensure_policy(&change.mesh);
+        let last = if change.mesh.is_none() {
+            self.ledger
+                .partition()
+                .policy
+                .as_ref()
+                .map(|policy| policy.generation)
         } else {
-            self.known_mesh(&change.mesh)?;
-            self.ensure_policy(&change.mesh);
             self.ledger
                 .meshes
                 .get(&change.mesh)
-                .map(|row| row.policy.clone())
+                .map(|row| row.policy.generation)
         };
-        if in_force
-            .as_ref()
-            .is_some_and(|policy| policy.id == policy_id)
-        {
-            return Ok(());
-        }
         self.record(
             &change.mesh,
             Body::Adopted {
                 policy_id,
-                policy_generation: in_force.map_or(1, |policy| policy.generation + 1),
+                policy_generation: last.unwrap_or(0) + 1,
                 text: change.text.clone(),
                 by: change.by.clone(),
                 taken_over: false,

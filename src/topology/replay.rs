@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use crate::model::{
-    Approval, Body, Event, Hold, LogOpened, LoopBlind, MeshId, PlanRecord, PolicyChange, Time,
+    Approval, Body, Event, Hold, LogOpened, LoopBlind, MeshId, PlanRecord, Policy, PolicyChange,
+    Time,
 };
 use crate::plan;
 use crate::runtime::{Record, Task, TimeSource, TopicPartition};
@@ -127,22 +128,20 @@ fn named(bytes: Vec<u8>) -> Option<((MeshId, i64), Vec<u8>)> {
 /// 3. Where they differ, the recorded ones are evolved instead, so that each group is judged by itself.
 pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
     let mut report = Report::default();
-    let mut decoded = Vec::new();
-    for (i, bytes) in events.iter().enumerate() {
-        match wire::decode_event(bytes) {
-            Ok(event) => decoded.push(event),
-            Err(reject) => {
-                report.decisions += 1;
-                report.differences += 1;
-                report.first_difference = Some(Difference {
-                    place: format!("event number {i} of partition {partition}"),
-                    recorded: reject.to_string(),
-                    decided: "an event that can be read".to_owned(),
-                });
-                return report;
-            }
+    let decoded = match sound(events) {
+        Ok(decoded) => decoded,
+        Err((i, recorded, decided)) => {
+            report.decisions = events.len() as u64;
+            report.differences = 1;
+            let place = format!("record {i} of events/{partition}");
+            report.first_difference = Some(Difference {
+                place,
+                recorded,
+                decided,
+            });
+            return report;
         }
-    }
+    };
     let Some(first) = decoded.first() else {
         return report;
     };
@@ -188,6 +187,40 @@ pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
         }
     }
     report
+}
+
+/// The events, when they can be evolved at all: each can be read, seq is dense per mesh, adopted policies parse.
+fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
+    let mut next: BTreeMap<MeshId, i64> = BTreeMap::new();
+    let mut decoded = Vec::with_capacity(events.len());
+    for (i, bytes) in events.iter().enumerate() {
+        let event = wire::decode_event(bytes).map_err(|reject| {
+            (
+                i,
+                reject.to_string(),
+                "an event that can be read".to_owned(),
+            )
+        })?;
+        let seq = next.entry(event.mesh.clone()).or_default();
+        if event.seq != *seq {
+            return Err((i, wire::json::event(&event), format!("seq {seq}")));
+        }
+        *seq += 1;
+        if let Body::Adopted { text, .. }
+        | Body::MeshOpened {
+            policy_text: text, ..
+        } = &event.body
+            && let Err(error) = Policy::parse(text)
+        {
+            return Err((
+                i,
+                wire::json::event(&event),
+                format!("a policy that parses: {error}"),
+            ));
+        }
+        decoded.push(event);
+    }
+    Ok(decoded)
 }
 
 /// Analyze speaks per node; what it says of the nodes of one of its partitions stands in order in each mesh's inbox.
