@@ -70,6 +70,11 @@ impl AnalyzeFold {
         self.counts
     }
 
+    #[cfg(test)]
+    pub(super) fn row(&self, key: &NodeKey) -> Option<Rc<NodeRow>> {
+        self.nodes.get(key)
+    }
+
     fn adopt(&mut self, adopted: Adopted) -> Result<(), Reject> {
         let bad = |detail| Reject {
             reason: "bad_policy",
