@@ -177,7 +177,8 @@ impl Config {
     }
 
     /// The policy proposed as canonical TOML: only the keys that were given, sorted, one a line.
-    /// Texts that say the same are the same, whatever their comments and order.
+    /// Texts that say the same are the same, whatever their comments and order; nothing given is
+    /// the empty text.
     pub fn policy_text(&self) -> &str {
         &self.policy_text
     }
@@ -318,9 +319,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_is_the_built_in_policy() {
+    fn nothing_given_proposes_nothing() {
         let config = Config::new(None, []).unwrap();
-        assert_eq!(config.policy_text(), Policy::BUILT_IN);
+        assert_eq!(config.policy_text(), "");
         assert_eq!(config.policy(), &Policy::default());
     }
 

@@ -300,8 +300,8 @@ fn take_apart(text: &str) -> Vec<Line> {
 
 // The rules.
 
-/// Whether `code` has the word or macro `text`, not as part of a longer one; or the path `text`, not
-/// as part of a longer path.
+/// Whether `code` has the word or macro `text`, not as part of a longer one; or the path `text`,
+/// not as part of a longer path.
 fn says(code: &str, text: &str) -> bool {
     let joins = |c: char| c.is_alphanumeric() || c == '_';
     let is_path = text.ends_with("::");
@@ -509,8 +509,15 @@ fn module_docs(source: &Source) -> Vec<Fault> {
     }
 }
 
-/// Imports stand in blocks: std, crates, ours.
+/// Imports stand in blocks: std, crates, ours (of a file in `src`: its crate and its own modules).
 fn import_blocks(source: &Source) -> Vec<Fault> {
+    let modules: Vec<&str> = source
+        .shipped()
+        .filter_map(|(_, line)| {
+            let item = line.code.strip_prefix("pub ").unwrap_or(&line.code);
+            item.strip_prefix("mod ")?.strip_suffix(';')
+        })
+        .collect();
     let mut faults = Vec::new();
     let mut last: Option<(usize, usize)> = None;
     let mut open = false;
@@ -526,7 +533,8 @@ fn import_blocks(source: &Source) -> Vec<Fault> {
         let root = path.split([':', ';', ' ']).next().unwrap_or("");
         let block = match root {
             "std" | "core" | "alloc" => 0,
-            "crate" | "self" | "super" | "homeostat" => 2,
+            "crate" | "self" | "super" => 2,
+            own if modules.contains(&own) => 2,
             _ => 1,
         };
         if let Some((before, at)) = last {
@@ -964,6 +972,7 @@ fn imports_stand_in_three_blocks() {
         ("use std::fmt;\nuse serde::X;", (2, "three blocks")),
         ("use serde::X;\n\nuse std::fmt;", (3, "three blocks")),
         ("use crate::X;\n\nuse serde::X;", (3, "three blocks")),
+        ("pub mod a;\n\nuse crate::X;\n\nuse a::X;", NONE),
         (
             "use std::{\n    fmt,\n};\nuse serde::X;",
             (4, "three blocks"),

@@ -1,14 +1,13 @@
 //! The command line: one file per subcommand, and what they share.
 //!
 //! - Exit codes: 0 yes, 1 checked and found wanting, 2 could not tell.
-//! - Data goes to standard output, through [`Printer`]; words for people go to standard error.
+//! - Data goes to standard output, through `Printer`; words for people go to standard error.
 //! - An error says what was attempted, on what, what was expected, and the next step: a command
 //!   returns it, this frame prints it. A reader that went away (a broken pipe) is no error.
 //!
-//! A new command: a file with `Args` and `run`, a variant of [`Command`], an arm in [`Cli::run`].
+//! A new command: a file with `Args` and `run`, a variant of `Command`, an arm in `Cli::run`.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -35,9 +34,6 @@ struct Global {
     /// Print data as JSON, one object per line.
     #[arg(long, global = true)]
     json: bool,
-    /// Read this file instead of ./homeostat.toml.
-    #[arg(long, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -54,9 +50,7 @@ impl Cli {
         let mut printer = Printer::stdout(self.global.json);
         let code = match self.command {
             Command::Assess(args) => assess::run(args),
-            Command::Policy(command) => {
-                policy::run(command, self.global.config.as_deref(), &mut printer)
-            }
+            Command::Policy(command) => policy::run(command, &mut printer),
         }?;
         printer.out.flush()?;
         Ok(code)

@@ -1,7 +1,7 @@
 //! `homeostat policy`: the policy that Plan obeys.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -21,16 +21,15 @@ pub(super) enum Command {
 /// Arguments of `policy check`.
 #[derive(clap::Args)]
 pub(super) struct Check {
-    /// The file; without it, the configuration and the environment that every command reads.
+    /// The file; without it, the configuration file and the environment together.
     file: Option<PathBuf>,
+    /// Read this configuration file instead of ./homeostat.toml.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
 }
 
 /// Runs `policy`.
-pub(super) fn run(
-    command: Command,
-    config: Option<&Path>,
-    printer: &mut Printer<impl Write>,
-) -> anyhow::Result<ExitCode> {
+pub(super) fn run(command: Command, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
     let Command::Check(args) = command;
     let read = match args.file {
         Some(path) => {
@@ -39,7 +38,7 @@ pub(super) fn run(
             })?;
             Config::new(Some((&path, &text)), [])
         }
-        None => Config::load(config),
+        None => Config::load(args.config.as_deref()),
     };
     match read {
         Ok(config) => {

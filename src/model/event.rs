@@ -62,8 +62,6 @@ pub enum Reason {
     AttemptsSpent,
     /// The agent declined it, or cannot tell whether it did it.
     NotRepeated,
-    /// The act that this route goes with was not ordered.
-    NoAct,
     /// Mode `shadow` only records.
     Shadow,
 }
@@ -88,7 +86,6 @@ impl Reason {
             Reason::NotApproved => "not_approved",
             Reason::AttemptsSpent => "attempts_spent",
             Reason::NotRepeated => "not_repeated",
-            Reason::NoAct => "no_act",
             Reason::Shadow => "shadow",
         }
     }
@@ -110,10 +107,6 @@ pub enum IncidentKind {
 /// `assessment`, where there is one, is the input whole, on the first event that it caused:
 /// decisions can be made again from events alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "events are rare and boxed assessments read worse"
-)]
 pub enum Body {
     /// The log of a partition begins (empty mesh).
     LogOpened {

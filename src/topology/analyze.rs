@@ -25,6 +25,9 @@ use row::{Last, Told};
 /// Names what decides here; raised when decisions may differ.
 pub const ENGINE: &str = "analyze/1";
 
+/// Version of its rows' bytes: those of another are rebuilt from the log.
+pub const ENCODING: u32 = row::VERSION as u32;
+
 /// Monitor and Analyze of a node, by one policy.
 pub struct AnalyzeStage {
     rules: Rules,

@@ -584,3 +584,188 @@ mod hex32 {
         Ok(PolicyId(id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{EventTime, Healing, Kind, OutcomeResult, Route};
+
+    use super::*;
+
+    fn directive() -> Directive {
+        Directive {
+            id: "dir-7".to_owned(),
+            log_id: "7f3a9c12".to_owned(),
+            mesh: MeshId::parse("alpha").unwrap(),
+            node: NodeId::parse("node \"17\"\n").unwrap(),
+            generation: 7,
+            issued_at: Time(1_767_225_610_040),
+            ttl_s: 60,
+            action: Action::Healing {
+                level: Healing::Aggressive,
+            },
+            cause: Cause {
+                topic: "homeostat.plan-inbox".to_owned(),
+                partition: 0,
+                offset: 2104,
+            },
+            incident_id: None,
+            policy_id: PolicyId([0xAB; 32]),
+            policy_generation: 3,
+        }
+    }
+
+    fn directive_text() -> String {
+        [
+            r#"{"id":"dir-7","log_id":"7f3a9c12","mesh_id":"alpha","node_id":"node \"17\"\n","#,
+            r#""generation":7,"issued_at":"2026-01-01T00:00:10.040Z","ttl_s":60,"#,
+            r#""action":{"kind":"healing","level":"aggressive"},"#,
+            r#""cause":{"topic":"homeostat.plan-inbox","partition":0,"offset":2104},"#,
+            r#""policy_id":""#,
+            &"ab".repeat(32),
+            r#"","policy_generation":3}"#,
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_directive_reads_as_promised_and_comes_back() {
+        assert_eq!(super::directive(&directive()), directive_text());
+        assert_eq!(
+            decode_directive(directive_text().as_bytes()),
+            Ok(directive())
+        );
+        let unknown = directive_text().replace("\"ttl_s\"", "\"new\":[{}],\"ttl_s\"");
+        assert_eq!(decode_directive(unknown.as_bytes()), Ok(directive()));
+    }
+
+    #[test]
+    fn what_is_no_directive_is_refused_by_field() {
+        let check = |from: &str, to: &str, reason: &str, word: &str| {
+            let text = directive_text().replace(from, to);
+            let reject = decode_directive(text.as_bytes()).unwrap_err();
+            assert_eq!(reject.reason, reason, "{reject}");
+            assert!(reject.detail.contains(word), "{reject} should name {word}");
+        };
+        check("\"alpha\"", "\"\"", "bad_directive", "mesh_id");
+        check("aggressive", "gentle", "bad_directive", "gentle");
+        check("\"healing\"", "\"reboot\"", "bad_directive", "reboot");
+        check("00:00:10.040Z", "0:00", "bad_directive", "RFC 3339");
+        check("abab", "abax", "bad_directive", "64 digits");
+        check("\"ttl_s\":60,", "", "bad_directive", "ttl_s");
+        check("3}", "3}}", "not_json", "trailing");
+        check("3}", "3", "not_json", "EOF");
+    }
+
+    #[test]
+    fn an_event_reads_from_whose_to_what() {
+        let event = Event {
+            seq: 1042,
+            time: Time(1_767_225_600_000),
+            mesh: MeshId::parse("alpha").unwrap(),
+            cause: directive().cause,
+            engine: "plan/1".to_owned(),
+            body: Body::StateChanged {
+                node: NodeId::parse("n").unwrap(),
+                from: State::Harmonic,
+                to: State::Mystical,
+                phi: 0.540_804_423_622_114_9,
+                sample_seq: 7,
+                sample_time: EventTime(1_767_225_610_000),
+                assessment: None,
+            },
+        };
+        let text = [
+            r#"{"mesh_id":"alpha","seq":1042,"time":"2026-01-01T00:00:00.000Z","#,
+            r#""type":"StateChanged","node_id":"n","#,
+            r#""cause":{"topic":"homeostat.plan-inbox","partition":0,"offset":2104},"#,
+            r#""engine":"plan/1","from":"HARMONIC","to":"MYSTICAL","phi":0.5408044236221149,"#,
+            r#""sample_seq":7,"sample_time":"2026-01-01T00:00:10.000Z"}"#,
+        ];
+        assert_eq!(super::event(&event), text.concat());
+    }
+
+    #[test]
+    fn a_node_reads_as_promised() {
+        let node = NodeState {
+            mesh: &MeshId::parse("alpha").unwrap(),
+            node: &NodeId::parse("n").unwrap(),
+            time: Time(1_767_225_600_000),
+            severity: Severity::Warning,
+            symptoms: &[Symptom::CpuSaturated],
+            state: State::Harmonic,
+            phi: 1.0,
+            interval_s: 30,
+            last_seen: Time(1_767_225_599_000),
+            incident_id: None,
+            held: false,
+        };
+        let text = [
+            r#"{"mesh_id":"alpha","node_id":"n","time":"2026-01-01T00:00:00.000Z","#,
+            r#""severity":"warning","symptoms":["cpu_saturated"],"state":"HARMONIC","phi":1.0,"#,
+            r#""interval_s":30,"last_seen":"2025-12-31T23:59:59.000Z""#,
+        ]
+        .concat();
+        assert_eq!(node_state(&node), format!("{text}}}"));
+        let held = NodeState {
+            incident_id: Some("inc-1"),
+            held: true,
+            ..node
+        };
+        assert_eq!(
+            node_state(&held),
+            format!("{text},\"incident_id\":\"inc-1\",\"held\":true}}")
+        );
+    }
+
+    #[test]
+    fn a_wish_names_what_it_does_not_ask_for() {
+        let wish = Wish {
+            interval_s: 60,
+            route: Route::Balanced,
+            healing: None,
+            scaling: None,
+        };
+        let text = [
+            r#"{"interval_s":60,"route_preference":"balanced","#,
+            r#""healing":"none","scaling_action":"none"}"#,
+        ];
+        assert_eq!(super::wish(&wish), text.concat());
+    }
+
+    const OUTCOME: &str = r#"{"mesh_id":"alpha","node_id":"n","log_id":"l","directive_id":"dir-7",
+        "generation":7,"kind":"healing","result":"applied","observed":"metric 50","extra":1}"#;
+
+    #[test]
+    fn an_outcome_is_told_from_a_sample_by_its_directive_id() {
+        assert!(has_directive_id(OUTCOME.as_bytes()));
+        assert!(!has_directive_id(br#"{"node_id":"directive_id","time":0}"#));
+        assert!(!has_directive_id(br#"{"node_id":"n","time":0}"#));
+        assert!(!has_directive_id(br#"{"directive_id":"#));
+        let outcome = decode_outcome(OUTCOME.as_bytes()).unwrap();
+        assert_eq!(
+            (outcome.kind, outcome.result),
+            (Kind::Healing, OutcomeResult::Applied)
+        );
+        assert_eq!(outcome.observed.as_deref(), Some("metric 50"));
+    }
+
+    #[test]
+    fn what_is_no_outcome_is_refused_by_field() {
+        let check = |from: &str, to: &str, reason: &str, word: &str| {
+            let reject = decode_outcome(OUTCOME.replace(from, to).as_bytes()).unwrap_err();
+            assert_eq!(reject.reason, reason, "{reject}");
+            assert!(reject.detail.contains(word), "{reject} should name {word}");
+        };
+        check("\"alpha\"", "\"\"", "bad_outcome", "mesh_id");
+        check("\"n\"", "\"\"", "bad_outcome", "name of 0 bytes");
+        check("applied", "done", "bad_outcome", "done");
+        check("\"generation\":7,", "", "bad_outcome", "generation");
+        check(
+            "metric 50",
+            &"x".repeat(TEXT_BYTES_MAX + 1),
+            "bad_outcome",
+            "observed",
+        );
+        check("1}", "1", "not_json", "EOF");
+    }
+}

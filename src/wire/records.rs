@@ -222,8 +222,7 @@ symbols!(Reason {
     13 NotApproved,
     14 AttemptsSpent,
     15 NotRepeated,
-    16 NoAct,
-    17 Shadow,
+    16 Shadow,
 });
 
 /// Eight optional doubles in the metrics' order.

@@ -88,6 +88,14 @@ impl AnalyzeFold {
                 Policy::id(&adopted.text)
             )));
         }
+        // The newest counts, as in Plan: one for all takes the place of what single meshes had.
+        let mut mesh = MeshId::none();
+        while adopted.mesh.is_none()
+            && let Some((own, _)) = self.policies.next(&mesh)
+        {
+            self.policies.put(own.clone(), None);
+            mesh = own;
+        }
         self.policies
             .put(adopted.mesh.clone(), Some(PolicyRow(adopted)));
         Ok(())

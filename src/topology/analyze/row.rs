@@ -140,7 +140,7 @@ pub(super) fn read_row<'a, T: Deserialize<'a>>(
 }
 
 /// Of the encoding: raised when a field changes.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 /// Directives of a node whose outcomes are known apart: two of each kind.
 const REPORTS: usize = 8;

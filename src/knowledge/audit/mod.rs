@@ -1,0 +1,9 @@
+//! The verifiable log, as far as it is pure: the Merkle tree over a mesh's events
+//! (`docs/audit-format.md`).
+
+mod merkle;
+
+pub use merkle::{
+    Frontier, Hash, PROOF_HASHES_MAX, ProofError, consistency_proof, frame, inclusion_proof,
+    leaf_hash, node_hash, root, verify_consistency, verify_inclusion,
+};
