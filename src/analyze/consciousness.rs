@@ -133,11 +133,6 @@ fn state(phi: f64, [euphoric, harmonic, contemplative]: &[f64; 3]) -> State {
 }
 
 /// The golden ratio as the seed writes it.
-#[expect(
-    clippy::approx_constant,
-    clippy::excessive_precision,
-    reason = "the seed's digits"
-)]
 pub const PHI: f64 = 1.618033988749895;
 
 /// phi above these is EUPHORIC, HARMONIC, CONTEMPLATIVE.
