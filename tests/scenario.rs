@@ -9,7 +9,10 @@ use homeostat::sim::scenario::{first_difference, tell};
 #[test]
 fn every_story_is_told_as_it_is_written() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
-    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    let mut files: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|file| file.unwrap().path())
+        .collect();
     files.sort();
     assert!(files.len() >= 1, "the stories are there: {}", files.len());
     for file in files {

@@ -10,6 +10,7 @@
 //!
 //! [`Mind`] is what `assess` remembers of a node; [`Rules`] is what it judges by.
 
+#[doc(alias = "ConsciousnessEngine")]
 pub mod consciousness;
 pub mod cycle;
 pub mod illness;

@@ -18,7 +18,7 @@ use super::{AnalyzeStage, Heard, NodeRow, Said};
 
 /// Analyze on one partition of `metrics`.
 pub struct AnalyzeFold {
-    nodes: Table<NodeKey, NodeRow>,
+    pub(super) nodes: Table<NodeKey, NodeRow>,
     policies: Table<MeshId, PolicyRow>,
     alarms: Alarms,
     /// What the policies' texts mean; made when first needed.
@@ -68,11 +68,6 @@ impl AnalyzeFold {
     /// What became of the records so far.
     pub fn counts(&self) -> Counts {
         self.counts
-    }
-
-    #[cfg(test)]
-    pub(super) fn row(&self, key: &NodeKey) -> Option<Rc<NodeRow>> {
-        self.nodes.get(key)
     }
 
     fn adopt(&mut self, adopted: Adopted) -> Result<(), Reject> {

@@ -1,9 +1,11 @@
-use super::*;
-use crate::model::{Adopted, Cause, Healing, LoopBlind, MeshId, NodeId, PlanRecord, Route, State};
-use crate::stream::{Fold, Key, NoBase, Output, Reject, Row, RowError, To, Topic};
-use crate::wire;
+//! Analyze on a partition that is driven by hand: what leaves, and when.
 
 use std::rc::Rc;
+
+use super::*;
+use crate::model::{Adopted, Cause, Healing, LoopBlind, MeshId, NodeId, PlanRecord, Route, State};
+use crate::stream::{Base, Fold, Key, NoBase, Output, Reject, Row, RowError, To, Topic};
+use crate::wire;
 
 /// A partition of `metrics`, driven by hand: alarms due before a record fire first.
 struct Inbox {
@@ -15,7 +17,7 @@ struct Inbox {
 impl Inbox {
     fn new() -> Self {
         Inbox {
-            fold: AnalyzeFold::new(&(Rc::new(NoBase) as Rc<dyn crate::stream::Base>)),
+            fold: AnalyzeFold::new(&(Rc::new(NoBase) as Rc<dyn Base>)),
             offset: 0,
             hears_since: Time(0),
         }
@@ -477,7 +479,7 @@ fn day(
     let (mut said, mut flips, mut before) = (Vec::new(), 0, None);
     for minute in 0..1440 {
         said.extend(inbox.sample(minute * 60, &fields(&mut random)));
-        let state = inbox.fold.row(&key).unwrap().last.standing.state;
+        let state = inbox.fold.nodes.get(&key).unwrap().last.standing.state;
         flips += usize::from(before.replace(state).is_some_and(|was| was != state));
     }
     (said, flips)
