@@ -60,7 +60,11 @@ fn in_memory(nodes: usize, rounds: usize) {
                 prefetch(&rows[soon as usize]);
             }
             let node = node as usize;
-            let kinds = if node % 20 == 0 { &ill } else { &healthy };
+            let kinds = if node.is_multiple_of(20) {
+                &ill
+            } else {
+                &healthy
+            };
             let reading = Reading {
                 boot: 0,
                 seq: None,
@@ -121,7 +125,11 @@ fn stage(nodes: usize, rounds: i64) {
             },
         };
         for (node, (key, row)) in rows.iter_mut().enumerate() {
-            let kinds = if node % 20 == 0 { &ill } else { &healthy };
+            let kinds = if node.is_multiple_of(20) {
+                &ill
+            } else {
+                &healthy
+            };
             let heard = Heard::Reading(Reading {
                 boot: 0,
                 seq: None,
