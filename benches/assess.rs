@@ -5,7 +5,8 @@
 //!    2 M/s. Over a million nodes the rows (about 700 bytes each) come from main memory; the driver
 //!    knows which come next and prefetches them.
 //! 2. JSON lines through the command's own loop. Goal: 500,000 lines/s.
-//! 3. Allocations in steady state, counted. Goal: 0.
+//! 3. The loop's stage over 1,000 nodes: 1. and panes, cycles and what Plan is told. No goal.
+//! 4. Allocations in steady state, counted. Goal: 0.
 
 #![expect(unsafe_code, reason = "a counting allocator, prefetch")]
 
@@ -17,14 +18,19 @@ use std::time::Instant;
 
 use homeostat::analyze::{Mind, Rules};
 use homeostat::cli::assess::assess;
-use homeostat::model::{EventTime, Metric, Metrics, Policy, Reading, rfc3339};
+use homeostat::model::{
+    Cause, EventTime, MeshId, Metric, Metrics, NodeId, NodeKey, Policy, Reading, Time, rfc3339,
+};
 use homeostat::monitor::Intake;
+use homeostat::stream::{At, Signal, Stage};
+use homeostat::topology::analyze::{AnalyzeStage, Heard, NodeRow};
 
 fn main() {
     println!("row: {} bytes", size_of::<Node>());
     in_memory(1_000, 20_000);
     in_memory(1_000_000, 12);
     json_lines(1_000, 300);
+    stage(1_000, 2_000);
 }
 
 /// A node as `assess` remembers it, on its own cache lines.
@@ -54,7 +60,11 @@ fn in_memory(nodes: usize, rounds: usize) {
                 prefetch(&rows[soon as usize]);
             }
             let node = node as usize;
-            let kinds = if node % 20 == 0 { &ill } else { &healthy };
+            let kinds = if node.is_multiple_of(20) {
+                &ill
+            } else {
+                &healthy
+            };
             let reading = Reading {
                 boot: 0,
                 seq: None,
@@ -82,6 +92,65 @@ fn in_memory(nodes: usize, rounds: usize) {
         "in memory, {nodes} nodes: {:.2} M/s ({:.0} ns each), {allocations} allocations",
         count / seconds / 1e6,
         seconds / count * 1e9
+    );
+}
+
+fn stage(nodes: usize, rounds: i64) {
+    let stage = AnalyzeStage::new(&Policy::default(), Policy::id(Policy::BUILT_IN));
+    let mut random = Random(618);
+    let mut rows: Vec<(NodeKey, NodeRow)> = (0..nodes)
+        .map(|node| {
+            let key = NodeKey {
+                mesh: MeshId::parse("alpha").expect("short"),
+                node: NodeId::parse(&format!("node-{node}")).expect("short"),
+            };
+            (key, NodeRow::default())
+        })
+        .collect();
+    let [healthy, ill] = [false, true].map(|ill| {
+        let all = (0..997).map(|_| metrics(&mut random, ill));
+        all.collect::<Vec<_>>()
+    });
+    let mut said = 0;
+    let start = Instant::now();
+    for round in 0..rounds {
+        let time = 1_767_225_600_000 + round * 10_000;
+        let at = At {
+            now: Time(time),
+            hears_since: Time(0),
+            cause: Cause {
+                topic: "metrics".to_owned(),
+                partition: 0,
+                offset: round,
+            },
+        };
+        for (node, (key, row)) in rows.iter_mut().enumerate() {
+            let kinds = if node.is_multiple_of(20) {
+                &ill
+            } else {
+                &healthy
+            };
+            let heard = Heard::Reading(Reading {
+                boot: 0,
+                seq: None,
+                time: EventTime(time),
+                interval_s: Some(10.0),
+                metrics: kinds[(node + round as usize) % kinds.len()],
+            });
+            let step = stage.step(key, row, &at, Signal::Record(heard));
+            said += step.emit.len();
+            black_box(step);
+        }
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let count = nodes as f64 * rounds as f64;
+    println!(
+        "the loop's stage, {nodes} nodes: {:.2} M/s ({:.0} ns each), {:.3} said a reading, \
+         row {} bytes",
+        count / seconds / 1e6,
+        seconds / count * 1e9,
+        said as f64 / count,
+        size_of::<NodeRow>()
     );
 }
 

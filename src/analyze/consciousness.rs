@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use crate::model::{EventTime, Metric, Metrics, Span, State};
 
 /// The factors that peers contribute, for every whole count at which they still grow.
-#[doc(alias = "ConsciousnessEngine")]
 pub struct PeerScale {
     phi: [f64; 101],
     health: [f64; 11],
@@ -47,7 +46,6 @@ impl Default for PeerScale {
 
 /// phi-ratio, 0..=PHI: how near a node is to the seed's ideal. A missing metric counts as 0, peers
 /// as 1.
-#[doc(alias = "ConsciousnessEngine")]
 #[inline]
 pub fn phi(metrics: &Metrics, peers: &PeerScale) -> f64 {
     let given = |metric, default| metrics.get(metric).unwrap_or(default);
@@ -133,11 +131,6 @@ fn state(phi: f64, [euphoric, harmonic, contemplative]: &[f64; 3]) -> State {
 }
 
 /// The golden ratio as the seed writes it.
-#[expect(
-    clippy::approx_constant,
-    clippy::excessive_precision,
-    reason = "the seed's digits"
-)]
 pub const PHI: f64 = 1.618033988749895;
 
 /// phi above these is EUPHORIC, HARMONIC, CONTEMPLATIVE.

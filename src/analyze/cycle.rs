@@ -58,7 +58,8 @@ impl Cycle {
                 Metric::MeshConnectivity => (sum / f64::from(count)).round(),
                 _ => sum / f64::from(count),
             };
-            let _beyond_f64 = count > 0 && !means.try_set(metric, mean);
+            // A sum that no f64 holds has no mean: the metric is left out.
+            let _held = count > 0 && means.try_set(metric, mean);
         }
         means
     }

@@ -10,6 +10,7 @@
 //!
 //! [`Mind`] is what `assess` remembers of a node; [`Rules`] is what it judges by.
 
+#[doc(alias = "ConsciousnessEngine")]
 pub mod consciousness;
 pub mod cycle;
 pub mod illness;
@@ -124,5 +125,122 @@ impl Mind {
             signs,
             ..*before
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        EventTime, Healing, Metric, Metrics, Refusal, Route, Scaling, State, Symptom,
+    };
+
+    fn reading(s: i64, [cpu, memory, peers, latency, loss]: [f64; 5]) -> Reading {
+        let mut metrics = Metrics::default();
+        for (metric, value) in [
+            (Metric::CpuPercent, cpu),
+            (Metric::MemoryPercent, memory),
+            (Metric::MeshConnectivity, peers),
+            (Metric::LatencyMs, latency),
+            (Metric::PacketLoss, loss),
+        ] {
+            assert!(metrics.try_set(metric, value));
+        }
+        Reading {
+            boot: 0,
+            seq: None,
+            time: EventTime(s * 1000),
+            interval_s: None,
+            metrics,
+        }
+    }
+
+    const ROWS: [[f64; 5]; 3] = [
+        [30.0, 40.0, 5.0, 50.0, 0.0],
+        [95.0, 50.0, 5.0, 500.0, 10.0],
+        [40.0, 45.0, 5.0, 60.0, 1.0],
+    ];
+
+    #[test]
+    fn the_seeds_rows_hold_in_sequence() {
+        let rules = Rules::new(&SymptomsPolicy::default());
+        let mut mind = Mind::default();
+        let mut read = |s, row: usize| mind.read(&rules, &reading(s, ROWS[row]));
+
+        let first = read(0, 0);
+        let wish = first.standing.wish();
+        assert_eq!(
+            (first.standing.state, first.standing.severity),
+            (State::Harmonic, Severity::Ok)
+        );
+        assert_eq!(
+            (wish.interval_s, wish.route, wish.healing),
+            (60, Route::Balanced, None)
+        );
+
+        let second = read(10, 1);
+        let wish = second.standing.wish();
+        assert!((second.phi - 0.5408044236221149).abs() < 1e-15);
+        assert!((second.harmony_index - 0.33423551506476346).abs() < 1e-15);
+        assert!((second.mesh_health - 0.18680543407730352).abs() < 1e-15);
+        assert_eq!(second.standing.state, State::Mystical);
+        assert_eq!(second.standing.severity, Severity::Critical);
+        let symptoms: Vec<_> = second.standing.signs.symptoms().collect();
+        assert_eq!(
+            symptoms,
+            [Symptom::Lossy, Symptom::Slow, Symptom::CpuSaturated]
+        );
+        assert_eq!((wish.interval_s, wish.route), (10, Route::LowLatency));
+        assert_eq!(wish.healing, Some(Healing::Aggressive));
+        assert_eq!(wish.scaling, Some(Scaling::EmergencyScale));
+        assert_eq!(second.standing.withheld().count(), 0);
+
+        let third = read(20, 2);
+        let wish = third.standing.wish();
+        assert_eq!(third.standing.state, State::Harmonic);
+        assert!(third.recovery_mode && third.standing.severity == Severity::Critical);
+        assert_eq!((wish.interval_s, wish.route), (60, Route::Balanced));
+        assert_eq!((wish.healing, wish.scaling), (None, None));
+        assert_eq!(read(79, 2).standing.severity, Severity::Critical);
+        assert_eq!(read(80, 2).standing.severity, Severity::Ok);
+    }
+
+    #[test]
+    fn an_idle_host_is_explained_and_not_healed() {
+        let rules = Rules::new(&SymptomsPolicy::default());
+        let verdict = Mind::default().read(&rules, &reading(0, [3.0, 10.0, 1.0, 1.0, 1.0]));
+        let standing = verdict.standing;
+        assert_eq!(
+            (standing.state, standing.severity),
+            (State::Mystical, Severity::Ok)
+        );
+        assert_eq!(standing.wish().healing, None);
+        assert_eq!(
+            standing.withheld().collect::<Vec<_>>(),
+            [Refusal::AggressiveHealing, Refusal::EmergencyScale]
+        );
+        assert_eq!(standing.refused().count(), 0, "nothing has settled yet");
+    }
+
+    #[test]
+    fn who_thrives_for_ten_minutes_may_give_back() {
+        let rules = Rules::new(&SymptomsPolicy::default());
+        let mut mind = Mind::default();
+        for (s, thriving) in [(0, false), (300, false), (599, false), (600, true)] {
+            let standing = mind
+                .read(&rules, &reading(s, [60.0, 65.0, 100.0, 85.0, 0.0]))
+                .standing;
+            assert_eq!(standing.state, State::Euphoric);
+            assert_eq!(standing.wish().scaling.is_some(), thriving);
+            assert_eq!(standing.settled() == State::Euphoric, thriving);
+            let settled = if thriving { 120 } else { 60 };
+            assert_eq!(standing.settled_wish().interval_s, settled);
+            assert_eq!(standing.wish().interval_s, 120);
+        }
+    }
+
+    #[test]
+    fn a_mind_is_about_650_bytes() {
+        assert!(size_of::<Mind>() <= 700, "{}", size_of::<Mind>());
     }
 }

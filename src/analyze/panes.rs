@@ -1,9 +1,9 @@
-//! Windows of a node's metrics as panes: slices of 60 s by the node's own time, so that the work per
-//! reading does not grow with a window's length.
+//! Windows of a node's metrics as panes: slices of 60 s by the node's own time, so that the work
+//! per reading does not grow with a window's length.
 //!
 //! The row holds the open pane and the sums of the four before. A closed pane is emitted, for a
-//! table that is ordered by time. A symptom is *confirmed* by a latch on the mean of its metric over
-//! these five: nothing that lasts a minute confirms it.
+//! table that is ordered by time. A symptom is *confirmed* by a latch on the mean of its metric
+//! over these five: nothing that lasts a minute confirms it.
 
 use serde::{Deserialize, Serialize};
 

@@ -384,3 +384,193 @@ const WARNINGS: u32 = 0x7F;
 
 /// The criticals; idle has none.
 const CRITICALS: u32 = 0x7F00;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Readings of (s, metrics, state) and after each what is on, shown, established, and the
+    /// severity.
+    struct Case<'a> {
+        s: i64,
+        given: &'a [(Metric, f64)],
+        state: State,
+        on: &'a [Symptom],
+        shown: &'a [Symptom],
+        established: &'a [Symptom],
+        severity: Severity,
+    }
+
+    fn check(cases: &[Case<'_>]) {
+        let bounds = Bounds::new(&SymptomsPolicy::default());
+        let mut latches = Latches::default();
+        for case in cases {
+            let mut metrics = Metrics::default();
+            for (metric, value) in case.given {
+                assert!(metrics.try_set(*metric, *value));
+            }
+            let time = EventTime(case.s * 1000);
+            let signs = latches.judge(&bounds, &metrics, case.state, time);
+            let which = |has: fn(Signs, Symptom) -> bool| -> Vec<_> {
+                let all = Symptom::ALL.into_iter();
+                all.filter(|symptom| has(signs, *symptom)).collect()
+            };
+            assert_eq!(which(Signs::on), case.on, "on at {} s", case.s);
+            assert_eq!(which(Signs::shown), case.shown, "shown at {} s", case.s);
+            let established = which(Signs::established);
+            assert_eq!(established, case.established, "established at {} s", case.s);
+            assert_eq!(signs.severity(), case.severity, "at {} s", case.s);
+        }
+    }
+
+    fn case<'a>(
+        s: i64,
+        given: &'a [(Metric, f64)],
+        [on, shown, established]: [&'a [Symptom]; 3],
+        severity: Severity,
+    ) -> Case<'a> {
+        Case {
+            s,
+            given,
+            state: State::Harmonic,
+            on,
+            shown,
+            established,
+            severity,
+        }
+    }
+
+    use Metric::{CpuPercent, LatencyMs, MemoryPercent, MeshConnectivity, PacketLoss};
+    use Severity::{Critical, Ok, Warning};
+    use Symptom::{CpuSaturated, Idle, Isolated, Lossy, MemorySaturated, Silent, Slow};
+
+    #[test]
+    fn every_bound_belongs_to_the_ill_side() {
+        let one = |metric, value, on: &[Symptom], severity| {
+            check(&[case(0, &[(metric, value)], [on, on, &[]], severity)]);
+        };
+        one(PacketLoss, 2.0, &[Lossy], Ok);
+        one(PacketLoss, 2.0f64.next_down(), &[], Ok);
+        one(PacketLoss, 10.0, &[Lossy], Warning);
+        one(LatencyMs, 150.0, &[Slow], Ok);
+        one(LatencyMs, 500.0, &[Slow], Warning);
+        one(MeshConnectivity, 0.0, &[Isolated], Warning);
+        one(MeshConnectivity, 1.0, &[], Ok);
+        one(CpuPercent, 100.0, &[CpuSaturated], Ok);
+        one(CpuPercent, 10.0, &[Idle], Ok);
+        one(CpuPercent, 10.0f64.next_up(), &[], Ok);
+        one(MemoryPercent, 95.0, &[MemorySaturated], Warning);
+        one(
+            Metric::ZeroTrustSuccessRate,
+            0.9,
+            &[Symptom::TrustFailing],
+            Ok,
+        );
+        one(
+            Metric::ZeroTrustSuccessRate,
+            0.5,
+            &[Symptom::TrustFailing],
+            Warning,
+        );
+        check(&[case(0, &[], [&[Silent], &[Silent], &[]], Ok)]);
+    }
+
+    #[test]
+    fn a_warning_needs_three_readings_over_a_minute_and_a_minute_to_clear() {
+        let (ill, between, good) = (
+            [(PacketLoss, 3.0)],
+            [(PacketLoss, 1.7)],
+            [(PacketLoss, 1.5)],
+        );
+        let other = [(CpuPercent, 50.0)];
+        let on: &[Symptom] = &[Lossy];
+        check(&[
+            case(0, &ill, [on, on, &[]], Ok),
+            case(30, &between, [on, on, &[]], Ok),
+            case(40, &other, [on, &[], &[]], Ok),
+            case(59, &between, [on, on, &[]], Ok),
+            case(60, &between, [on, on, on], Warning),
+            case(70, &good, [on, &[], on], Warning),
+            case(100, &between, [on, on, on], Warning),
+            case(110, &good, [on, &[], on], Warning),
+            case(169, &good, [on, &[], on], Warning),
+            case(170, &good, [&[], &[], &[]], Ok),
+            case(180, &between, [&[], &[], &[]], Ok),
+            case(181, &ill, [on, on, &[]], Ok),
+        ]);
+    }
+
+    #[test]
+    fn a_critical_one_needs_twenty_seconds_or_two_witnesses_in_a_mystical_reading() {
+        let ill = [(PacketLoss, 20.0)];
+        let on: &[Symptom] = &[Lossy];
+        check(&[
+            case(0, &ill, [on, on, &[]], Warning),
+            case(10, &ill, [on, on, &[]], Warning),
+            case(20, &ill, [on, on, on], Critical),
+        ]);
+        let two = [(PacketLoss, 20.0), (CpuPercent, 95.0)];
+        let both: &[Symptom] = &[Lossy, CpuSaturated];
+        check(&[
+            case(0, &two, [both, both, &[]], Warning),
+            Case {
+                state: State::Mystical,
+                ..case(1, &two, [both, both, &[Lossy]], Critical)
+            },
+        ]);
+        let idle = [(PacketLoss, 20.0), (CpuPercent, 5.0)];
+        let explained: &[Symptom] = &[Lossy, Idle];
+        check(&[Case {
+            state: State::Mystical,
+            ..case(0, &idle, [explained, explained, &[]], Warning)
+        }]);
+    }
+
+    #[test]
+    fn idle_is_off_at_the_first_good_reading_and_is_no_illness() {
+        let idle: &[Symptom] = &[Idle];
+        let low = [(CpuPercent, 5.0)];
+        check(&[
+            case(0, &low, [idle, idle, &[]], Ok),
+            case(30, &low, [idle, idle, &[]], Ok),
+            case(60, &[(CpuPercent, 20.0)], [idle, idle, idle], Ok),
+            case(61, &[(CpuPercent, 20.1)], [&[], &[], &[]], Ok),
+        ]);
+    }
+
+    #[test]
+    fn a_state_lasts_when_it_is_shown_for_long_enough() {
+        let bounds = Bounds::new(&SymptomsPolicy::default());
+        let mut latches = Latches::default();
+        for (s, state, low, mystical) in [
+            (0, State::Mystical, false, false),
+            (10, State::Mystical, false, false),
+            (20, State::Mystical, false, true),
+            (50, State::Contemplative, false, true),
+            (60, State::Contemplative, true, true),
+            (110, State::Harmonic, true, false),
+            (169, State::Harmonic, true, false),
+            (170, State::Euphoric, false, false),
+        ] {
+            let mut metrics = Metrics::default();
+            assert!(metrics.try_set(CpuPercent, 50.0));
+            let signs = latches.judge(&bounds, &metrics, state, EventTime(s * 1000));
+            assert_eq!((signs.low(), signs.mystical()), (low, mystical), "at {s} s");
+            assert_eq!(signs.severity(), Ok);
+        }
+    }
+
+    #[test]
+    fn silence_is_established_at_once_and_any_reading_is_good_for_it() {
+        let bounds = Bounds::new(&SymptomsPolicy::default());
+        let mut latches = Latches::default();
+        assert_eq!(latches.fall_silent().severity(), Critical);
+        let mut metrics = Metrics::default();
+        assert!(metrics.try_set(CpuPercent, 50.0));
+        for (s, severity) in [(0, Critical), (59, Critical), (60, Ok)] {
+            let time = EventTime(s * 1000);
+            let signs = latches.judge(&bounds, &metrics, State::Harmonic, time);
+            assert_eq!((signs.severity(), signs.shown(Silent)), (severity, false));
+        }
+    }
+}

@@ -195,3 +195,125 @@ impl Thriving {
         self.row >= bounds.readings() && time - self.since >= bounds.thriving()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analyze::symptoms::Latches;
+    use crate::model::{Metric, Metrics, SymptomsPolicy};
+
+    /// Three readings 30 s apart with these metrics and this state, and what they ask for.
+    fn check(
+        given: &[(Metric, f64)],
+        state: State,
+        trend: Trend,
+        expected: (Option<Healing>, Option<Scaling>, Route, u32),
+        withheld: &[Refusal],
+    ) {
+        let bounds = Bounds::new(&SymptomsPolicy::default());
+        let mut latches = Latches::default();
+        let mut metrics = Metrics::default();
+        for (metric, value) in given {
+            assert!(metrics.try_set(*metric, *value));
+        }
+        let judge = |s| latches.judge(&bounds, &metrics, state, EventTime(s));
+        let signs = [0, 30_000, 60_000].map(judge)[2];
+        let standing = Standing {
+            state,
+            severity: signs.severity(),
+            trend,
+            thriving: false,
+            signs,
+        };
+        let wish = standing.wish();
+        let got = (wish.healing, wish.scaling, wish.route, wish.interval_s);
+        assert_eq!(got, expected, "{given:?} {state:?} {trend:?}");
+        assert_eq!(standing.withheld().collect::<Vec<_>>(), withheld);
+    }
+
+    use Healing::{Aggressive, Preemptive};
+    use Route::{Balanced, LowLatency};
+    use State::{Contemplative, Euphoric, Harmonic, Mystical};
+
+    #[test]
+    fn healing_follows_what_is_shown_and_lasts() {
+        let lossy = [(Metric::PacketLoss, 3.0)];
+        let critical = [(Metric::PacketLoss, 30.0)];
+        let well = [(Metric::PacketLoss, 0.0)];
+        let stable = Trend::Stable;
+        check(&lossy, Harmonic, stable, (None, None, Balanced, 30), &[]);
+        check(
+            &lossy,
+            Contemplative,
+            stable,
+            (Some(Preemptive), None, LowLatency, 30),
+            &[],
+        );
+        check(
+            &lossy,
+            Mystical,
+            stable,
+            (Some(Aggressive), None, LowLatency, 10),
+            &[Refusal::EmergencyScale],
+        );
+        check(
+            &critical,
+            Euphoric,
+            stable,
+            (Some(Aggressive), None, LowLatency, 10),
+            &[Refusal::Optimize],
+        );
+        check(
+            &well,
+            Mystical,
+            stable,
+            (None, None, Balanced, 10),
+            &[Refusal::AggressiveHealing, Refusal::EmergencyScale],
+        );
+    }
+
+    #[test]
+    fn a_sinking_node_is_healed_early_unless_idleness_or_silence_explains_it() {
+        let degrading = Trend::Degrading;
+        let preemptive = (Some(Preemptive), None, LowLatency, 30);
+        let refused = [Refusal::PreemptiveHealing];
+        let well = [(Metric::CpuPercent, 50.0)];
+        check(&well, Contemplative, degrading, preemptive, &[]);
+        check(&well, Harmonic, degrading, (None, None, Balanced, 60), &[]);
+        let none = (None, None, Balanced, 30);
+        check(
+            &[(Metric::CpuPercent, 5.0)],
+            Contemplative,
+            degrading,
+            none,
+            &refused,
+        );
+        check(&[], Contemplative, degrading, none, &refused);
+    }
+
+    #[test]
+    fn capacity_is_added_for_saturation_only() {
+        let saturated = [(Metric::PacketLoss, 30.0), (Metric::CpuPercent, 95.0)];
+        let scale = Some(Scaling::EmergencyScale);
+        let aggressive = (Some(Aggressive), scale, LowLatency, 10);
+        check(&saturated, Harmonic, Trend::Stable, aggressive, &[]);
+        let busy = [(Metric::CpuPercent, 95.0)];
+        check(
+            &busy,
+            Harmonic,
+            Trend::Stable,
+            (None, None, Balanced, 30),
+            &[],
+        );
+    }
+
+    #[test]
+    fn silence_and_idleness_are_nothing_to_heal() {
+        let stable = Trend::Stable;
+        let both = [Refusal::AggressiveHealing, Refusal::EmergencyScale];
+        check(&[], Mystical, stable, (None, None, Balanced, 10), &both);
+        check(&[], Harmonic, stable, (None, None, Balanced, 30), &[]);
+        let idle = [(Metric::CpuPercent, 5.0)];
+        check(&idle, Harmonic, stable, (None, None, Balanced, 60), &[]);
+    }
+}

@@ -18,7 +18,7 @@ use super::{AnalyzeStage, Heard, NodeRow, Said};
 
 /// Analyze on one partition of `metrics`.
 pub struct AnalyzeFold {
-    nodes: Table<NodeKey, NodeRow>,
+    pub(super) nodes: Table<NodeKey, NodeRow>,
     policies: Table<MeshId, PolicyRow>,
     alarms: Alarms,
     /// What the policies' texts mean; made when first needed.
