@@ -1,6 +1,8 @@
-//! Knowledge: what events mean. The same evolve serves Plan, replay, views and audits.
+//! K: what events mean. The same evolve serves Plan, replay, views and audits.
 
 pub mod audit;
 mod evolve;
+pub mod explain;
+pub mod views;
 
 pub use evolve::evolve;

@@ -128,22 +128,30 @@ impl Symptom {
     }
 }
 
-/// A symptom whose latch is on, with what backs it.
+/// A symptom whose latch is on, with what backs it; or one that is off again but was established,
+/// while the 5-minute mean of its metric still holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
     /// Which one.
     pub symptom: Symptom,
     /// `Critical` when its critical latch is on, else `Warning`; `Ok` for idle, which has no
-    /// level.
+    /// level, and when it is off again.
     pub level: Severity,
     /// This reading shows it.
     pub shown: bool,
     /// Shown for long enough, or at once by two witnesses.
     pub established: bool,
-    /// The 5-minute mean of its metric holds it too.
+    /// The 5-minute mean of its metric holds it too, since it was established.
     pub confirmed: bool,
     /// This reading's value of its metric, if it was measured.
     pub value: Option<f64>,
+}
+
+impl Finding {
+    /// Whether a latch of the symptom is on.
+    pub fn on(&self) -> bool {
+        self.level != Severity::Ok || self.symptom == Symptom::Idle
+    }
 }
 
 /// What the seed's table asks of a state and the rules refuse for want of evidence.
@@ -219,7 +227,7 @@ pub struct Assessment {
     pub settled: State,
     /// How ill it is.
     pub severity: Severity,
-    /// The symptoms with a latch on, in order.
+    /// The symptoms with a latch on or still confirmed, in order.
     pub findings: Vec<Finding>,
     /// What is asked for; the interval by the settled state.
     pub wish: Wish,

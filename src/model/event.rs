@@ -107,10 +107,6 @@ pub enum IncidentKind {
 /// `assessment`, where there is one, is the input whole, on the first event that it caused:
 /// decisions can be made again from events alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "events are rare and boxed assessments read worse"
-)]
 pub enum Body {
     /// The log of a partition begins (empty mesh).
     LogOpened {

@@ -59,7 +59,8 @@ macro_rules! name {
 }
 
 name!(
-    /// A mesh or fleet: 1..=255 bytes; empty only for what belongs to no single mesh ([`MeshId::none`]).
+    /// A mesh or fleet: 1..=255 bytes; empty only for what belongs to no single mesh
+    /// ([`MeshId::none`]).
     MeshId,
     0
 );

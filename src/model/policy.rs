@@ -347,7 +347,7 @@ impl PolicyError {
 
 impl Policy {
     /// The engine's built-in policy: in force before the first `Adopted`.
-    pub const BUILT_IN: &str = "";
+    pub const BUILT_IN: &str = include_str!("built-in-policy.toml");
 
     /// Reads and checks a policy's text.
     ///
@@ -682,8 +682,21 @@ mod tests {
     }
 
     #[test]
-    fn the_empty_text_is_the_built_in_policy() {
-        assert_eq!(Policy::parse(Policy::BUILT_IN).unwrap(), Policy::default());
+    fn the_built_in_text_says_every_default() {
+        fn leaves(value: &serde_json::Value) -> usize {
+            match value {
+                serde_json::Value::Object(map) => map.values().map(leaves).sum(),
+                _ => 1,
+            }
+        }
+        let built_in = Policy::parse(Policy::BUILT_IN).unwrap();
+        assert_eq!(built_in, Policy::default());
+        assert_eq!(Policy::parse("").unwrap(), built_in);
+        let said = Policy::BUILT_IN
+            .lines()
+            .filter(|line| line.contains(" = "))
+            .count();
+        assert_eq!(said, leaves(&serde_json::to_value(&built_in).unwrap()));
     }
 
     #[test]

@@ -108,10 +108,6 @@ pub struct LoopBlind {
 
 /// A record of `plan-inbox`, as Plan folds it.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives at a time, while it is folded"
-)]
 pub enum PlanRecord {
     /// Analyze's word about a node.
     Assessment(Assessment),

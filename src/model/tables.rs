@@ -275,7 +275,8 @@ impl Assessment {
 
     /// The symptoms with a latch on, in order.
     pub fn symptoms(&self) -> Vec<Symptom> {
-        self.findings.iter().map(|f| f.symptom).collect()
+        let on = self.findings.iter().filter(|f| f.on());
+        on.map(|f| f.symptom).collect()
     }
 }
 

@@ -151,7 +151,9 @@ impl Draft<'_> {
                         },
                     );
                 }
-                None if was => self.record(&a.mesh, Body::AnomalyCleared { node, symptom }),
+                _ if was && !established(a, symptom) => {
+                    self.record(&a.mesh, Body::AnomalyCleared { node, symptom });
+                }
                 _ => {}
             }
         }

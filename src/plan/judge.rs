@@ -2,7 +2,7 @@
 
 use crate::model::{
     Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
-    OrderState, OutcomeResult, PlanPolicy, Policy, Reason, Route, Scaling, Span, Time,
+    OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Span, Time,
 };
 
 use super::Draft;
@@ -140,14 +140,17 @@ impl Draft<'_> {
         })
     }
 
-    /// A node that is acted on already costs no more.
+    /// A node that is acted on already costs no more; any other stands behind those that wait, so that
+    /// one that nothing helps does not keep its place for ever.
     fn within_budget(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
         if row.slot.is_some_and(|until| until > self.at.now) {
             return None;
         }
         let used = self.ledger.acting(&key.mesh, self.at.now);
         let limit = self.ledger.budget(&key.mesh);
-        (used >= limit).then(|| Withheld {
+        let first = self.ledger.first_waiting(&key.mesh, Queue::Budget, 1);
+        let behind = first.is_some_and(|first| first.node.as_ref() != Some(&key.node));
+        (used >= limit || behind).then(|| Withheld {
             used: Some(used),
             limit: Some(limit),
             ..why(Reason::Budget)
@@ -301,10 +304,11 @@ fn after_last_order(row: &NodeRow, action: Action, policy: &Policy, now: Time) -
     }
     match order.state {
         OrderState::UnderWay => None,
-        OrderState::Reported(OutcomeResult::Applied) => order
-            .review_at
-            .is_some_and(|review| now < review)
-            .then_some(Verdict::Quiet),
+        OrderState::Reported(OutcomeResult::Applied) => {
+            let resting = row.told(action.kind()).is_none()
+                && order.review_at.is_some_and(|review| now < review);
+            resting.then_some(Verdict::Quiet)
+        }
         OrderState::Reported(OutcomeResult::Failed) | OrderState::Expired => {
             let (used, limit) = (kind.attempts, policy.plan.attempts);
             (used >= limit).then_some(Verdict::Withhold(Withheld {

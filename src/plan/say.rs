@@ -88,7 +88,10 @@ impl Draft<'_> {
         handle(&hold.reason)?;
         if hold.by.is_empty() {
             let detail = "a hold by nobody, expected a handle in `by`".to_owned();
-            return Err(Reject { reason: "out_of_range", detail });
+            return Err(Reject {
+                reason: "out_of_range",
+                detail,
+            });
         }
         self.known_scope(&hold.scope)?;
         if hold.release {

@@ -1,1 +1,22 @@
-//! runtime
+//! What carries the folds: the ports ([`Log`], [`Stores`], [`Clock`]), a task (one stage on one
+//! partition), the worker that drives tasks, the commit protocol, and the simulated back end.
+//!
+//! Nothing here knows what is folded: stages are [`StageSpec`]s. What becomes durable together, and
+//! in which order, stands in [`commit`].
+
+pub mod commit;
+mod log;
+mod route;
+pub mod simulated;
+mod store;
+mod task;
+mod worker;
+
+pub use commit::{Mark, Stop};
+pub use log::{
+    Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
+};
+pub use route::{Router, murmur2, partition_of};
+pub use store::{Below, Rows, Store, StoreError, Stores};
+pub use task::{Folded, Task, TimeSource, fold_straight};
+pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};

@@ -72,14 +72,10 @@ impl Alarms {
 
     /// The earliest hint: its time and key.
     pub fn first(&self) -> Option<(Time, Vec<u8>)> {
-        let from = Hint {
-            due: Time(i64::MIN),
+        let [from, to] = [Time(i64::MIN), ASLEEP].map(|due| Hint {
+            due,
             key: Vec::new(),
-        };
-        let to = Hint {
-            due: Time(i64::MAX),
-            key: Vec::new(),
-        };
+        });
         self.hints
             .first(&from, &to)
             .map(|(hint, _)| (hint.due, hint.key))
@@ -94,6 +90,42 @@ impl Alarms {
             },
             None,
         );
+    }
+
+    /// Puts a key to sleep: its alarm panicked. It is woken by its next record only.
+    pub fn mute(&mut self, key: &[u8]) {
+        self.file(key, ASLEEP);
+    }
+
+    /// Wakes a key; says whether it slept. Its alarm must be filed again.
+    pub fn unmute(&mut self, key: &[u8]) -> bool {
+        let slept = self.is_muted(key);
+        if slept {
+            self.remove(ASLEEP, key);
+        }
+        slept
+    }
+
+    /// Whether a key sleeps.
+    pub fn is_muted(&self, key: &[u8]) -> bool {
+        let hint = Hint {
+            due: ASLEEP,
+            key: key.to_vec(),
+        };
+        self.hints.get(&hint).is_some()
+    }
+
+    /// Whether any key sleeps.
+    pub fn any_muted(&self) -> bool {
+        let from = Hint {
+            due: ASLEEP,
+            key: Vec::new(),
+        };
+        let to = Hint {
+            due: ASLEEP,
+            key: vec![0xFF; 2048],
+        };
+        self.hints.first(&from, &to).is_some()
     }
 
     /// See [`Table::begin`].
@@ -114,5 +146,60 @@ impl Alarms {
     /// See [`Table::forget`].
     pub fn forget(&mut self) {
         self.hints.forget();
+    }
+}
+
+/// The hint's time of a key that sleeps: it is never due.
+const ASLEEP: Time = Time(i64::MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::NoBase;
+
+    fn alarms() -> Alarms {
+        Alarms::new(1, Rc::new(NoBase))
+    }
+
+    #[test]
+    fn hints_come_by_time_and_then_by_key_and_times_before_1970_sort_right() {
+        let mut alarms = alarms();
+        let hints = [(5, "b"), (-7, "z"), (5, "a"), (0, "c"), (5, "a\0")];
+        for (due, key) in hints {
+            alarms.file(key.as_bytes(), Time(due));
+        }
+        let mut order = Vec::new();
+        while let Some((due, key)) = alarms.first() {
+            alarms.remove(due, &key);
+            order.push((due.0, String::from_utf8(key).unwrap()));
+        }
+        let want = [(-7, "z"), (0, "c"), (5, "a"), (5, "a\0"), (5, "b")];
+        assert_eq!(order, want.map(|(due, key)| (due, key.to_owned())));
+    }
+
+    #[test]
+    fn only_an_earlier_wish_files_a_hint() {
+        for (before, after, filed) in [
+            (None, Some(5), true),
+            (Some(5), Some(4), true),
+            (Some(5), Some(5), false),
+            (Some(5), Some(6), false),
+            (Some(5), None, false),
+            (None, None, false),
+        ] {
+            let mut alarms = alarms();
+            alarms.moved(b"k", before.map(Time), after.map(Time));
+            assert_eq!(alarms.first().is_some(), filed, "{before:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_sleeps_has_no_alarm_until_it_is_woken() {
+        let mut alarms = alarms();
+        alarms.mute(b"k");
+        assert!(alarms.any_muted() && alarms.is_muted(b"k") && !alarms.is_muted(b"j"));
+        assert_eq!(alarms.first(), None);
+        assert!(alarms.unmute(b"k"));
+        assert!(!alarms.unmute(b"k") && !alarms.any_muted());
     }
 }

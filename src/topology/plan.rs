@@ -104,14 +104,11 @@ impl PlanFold {
     }
 
     fn emit(&mut self, events: &[Event], out: &mut Vec<Output>) {
-        self.room(at, 0);
-        if let Some((_, spent)) = &mut self.spent {
-            *spent += events.len();
-            assert!(
-                *spent <= EVENTS_PER_RECORD,
-                "one record causes at most 256 events"
-            );
-        }
+        self.spent += events.len();
+        assert!(
+            self.spent <= EVENTS_PER_RECORD,
+            "one record causes at most {EVENTS_PER_RECORD} events"
+        );
         for event in events {
             out.push(output(
                 Topic::Events,
@@ -134,12 +131,9 @@ impl PlanFold {
 }
 
 impl Fold for PlanFold {
-    fn own_key(&self, value: &[u8]) -> Option<Vec<u8>> {
-        wire::decode_plan(value)
-            .ok()
-            .as_ref()
-            .and_then(mesh_of)
-            .map(|mesh| alarm_key(&mesh))
+    fn own_key(&self, key: &[u8], _value: &[u8]) -> Option<Vec<u8>> {
+        let mesh = MeshId::parse(std::str::from_utf8(key).ok()?)?;
+        Some(alarm_key(&mesh))
     }
 
     fn record(
@@ -152,7 +146,10 @@ impl Fold for PlanFold {
         let record = wire::decode_plan(value)?;
         if let Some(mesh) = mesh_of(&record).filter(|mesh| mesh.as_str().as_bytes() != key) {
             let detail = format!("record of mesh {mesh:?} under key {key:?}, expected its mesh");
-            return Err(Reject { reason: "wrong_key", detail });
+            return Err(Reject {
+                reason: "wrong_key",
+                detail,
+            });
         }
         let events = self.decide(at, &record)?;
         self.emit(&events, out);

@@ -25,6 +25,7 @@ mod avro;
 pub mod json;
 mod records;
 mod sample;
+pub mod sample_json;
 mod schema;
 
 pub use self::schema::{Schema, event_schemas, fingerprint};
@@ -203,11 +204,22 @@ pub fn decode_cycle(value: &[u8]) -> Result<CycleClosed, Reject> {
     decode(value, Record::CycleClosed)
 }
 
-fn json_sample(_value: &[u8]) -> Result<RawSample<'_>, Reject> {
-    Err(Reject {
+fn json_sample(value: &[u8]) -> Result<RawSample<'_>, Reject> {
+    if value.len() > sample_json::LINE_BYTES_MAX {
+        return Err(not_json(format!(
+            "reading a sample: {} bytes, expected at most {}",
+            value.len(),
+            sample_json::LINE_BYTES_MAX
+        )));
+    }
+    sample_json::parse_sample(value).map_err(|e| not_json(e.to_string()))
+}
+
+fn not_json(detail: String) -> Reject {
+    Reject {
         reason: "not_json",
-        detail: "reading a sample: expected Avro".to_owned(),
-    })
+        detail,
+    }
 }
 
 /// What an Avro single-object begins with.

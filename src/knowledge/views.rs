@@ -1,0 +1,221 @@
+//! What people ask of the event log: incidents with their times, and how well each remedy works.
+
+use std::collections::BTreeMap;
+
+use crate::model::{
+    Action, Assessment, Body, Event, IncidentKind, Kind, NodeId, NodeKey, OutcomeResult, Severity,
+    Span, Symptom, Time,
+};
+
+/// The views, as far as the events read so far say.
+#[derive(Clone, Debug, Default)]
+pub struct Views {
+    /// By id.
+    pub incidents: BTreeMap<String, Incident>,
+    /// By symptom and action.
+    pub remedies: BTreeMap<(Symptom, Action), Remedy>,
+    nodes: BTreeMap<NodeKey, Patient>,
+}
+
+/// An incident from its opening to its end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Incident {
+    /// What kind.
+    pub kind: IncidentKind,
+    /// The node; of a mass incident the one that was one too many.
+    pub node: NodeKey,
+    /// First ill reading.
+    pub ill_since: Time,
+    /// When it opened.
+    pub opened_at: Time,
+    /// When its closing was recorded.
+    pub closed_at: Option<Time>,
+    /// First ill reading to its opening.
+    pub detect: Span,
+    /// First ill reading to the first of the good readings that closed it.
+    pub repair: Option<Span>,
+    /// The symptoms: at its opening, and once closed all that were seen.
+    pub symptoms: Vec<Symptom>,
+    /// Orders given in it.
+    pub orders: i64,
+    /// Wishes withheld in it.
+    pub withheld: i64,
+}
+
+/// How an action fared against a symptom that carried it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Remedy {
+    /// Times it was ordered.
+    pub ordered: i64,
+    /// Times an agent did it.
+    pub applied: i64,
+    /// Times the node was ok within [`HELP_WITHIN`] of that.
+    pub helped: i64,
+    /// Times it was not.
+    pub not_helped: i64,
+}
+
+/// An applied remedy helped when the node is ok so soon after.
+pub const HELP_WITHIN: Span = Span::seconds(600);
+
+/// What is on trial on a node.
+#[derive(Clone, Debug, Default)]
+struct Patient {
+    symptoms: Vec<Symptom>,
+    trials: BTreeMap<Kind, Trial>,
+}
+
+#[derive(Clone, Debug)]
+struct Trial {
+    id: String,
+    action: Action,
+    against: Vec<Symptom>,
+    applied_at: Option<Time>,
+}
+
+impl Views {
+    /// Takes one event in; events of a partition in order.
+    pub fn note(&mut self, event: &Event) {
+        let at = |node: &NodeId| NodeKey {
+            mesh: event.mesh.clone(),
+            node: node.clone(),
+        };
+        if let Some(assessment) = event.body.assessment() {
+            self.patient(at(&assessment.node)).symptoms = carriers(assessment);
+        }
+        match &event.body {
+            Body::IncidentOpened {
+                incident_id,
+                kind,
+                node,
+                symptoms,
+                ill_since,
+                ..
+            } => {
+                let incident = Incident {
+                    kind: *kind,
+                    node: at(node),
+                    ill_since: *ill_since,
+                    opened_at: event.time,
+                    closed_at: None,
+                    detect: event.time - *ill_since,
+                    repair: None,
+                    symptoms: symptoms.clone(),
+                    orders: 0,
+                    withheld: 0,
+                };
+                self.incidents.insert(incident_id.clone(), incident);
+            }
+            Body::IncidentClosed {
+                incident_id,
+                symptoms,
+                repair_ms,
+                ..
+            } => {
+                if let Some(incident) = self.incidents.get_mut(incident_id) {
+                    incident.closed_at = Some(event.time);
+                    incident.repair = Some(Span(*repair_ms));
+                    if !symptoms.is_empty() {
+                        incident.symptoms.clone_from(symptoms);
+                    }
+                }
+            }
+            Body::DirectiveIssued { directive } => {
+                if let Some(incident) = directive
+                    .incident_id
+                    .as_ref()
+                    .and_then(|id| self.incidents.get_mut(id))
+                {
+                    incident.orders += 1;
+                }
+                self.begin_trial(
+                    at(&directive.node),
+                    &directive.id,
+                    directive.action,
+                    event.time,
+                );
+            }
+            Body::DirectiveWithheld {
+                incident_id: Some(id),
+                ..
+            } => {
+                if let Some(incident) = self.incidents.get_mut(id) {
+                    incident.withheld += 1;
+                }
+            }
+            Body::OutcomeReported { outcome } if outcome.result == OutcomeResult::Applied => {
+                let trials = &mut self.patient(at(&outcome.node)).trials;
+                if let Some(trial) = trials.get_mut(&outcome.kind)
+                    && trial.id == outcome.directive_id
+                    && trial.applied_at.is_none()
+                {
+                    trial.applied_at = Some(event.time);
+                    let (action, against) = (trial.action, trial.against.clone());
+                    self.score(action, &against, |remedy| remedy.applied += 1);
+                }
+            }
+            Body::SeverityChanged {
+                node,
+                to: Severity::Ok,
+                ..
+            } => {
+                let trials = std::mem::take(&mut self.patient(at(node)).trials);
+                for trial in trials.into_values() {
+                    self.judge(&trial, event.time);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn patient(&mut self, key: NodeKey) -> &mut Patient {
+        self.nodes.entry(key).or_default()
+    }
+
+    /// A new act ends the trial of the last one: it did not help in time.
+    fn begin_trial(&mut self, key: NodeKey, id: &str, action: Action, now: Time) {
+        if !matches!(action.kind(), Kind::Healing | Kind::Scaling) {
+            return;
+        }
+        let patient = self.patient(key);
+        let against = patient.symptoms.clone();
+        let trial = Trial {
+            id: id.to_owned(),
+            action,
+            against: against.clone(),
+            applied_at: None,
+        };
+        let last = patient.trials.insert(action.kind(), trial);
+        self.score(action, &against, |remedy| remedy.ordered += 1);
+        if let Some(last) = last {
+            self.judge(&last, now + HELP_WITHIN + Span(1));
+        }
+    }
+
+    fn judge(&mut self, trial: &Trial, ok_at: Time) {
+        let Some(applied_at) = trial.applied_at else {
+            return;
+        };
+        let helped = ok_at - applied_at <= HELP_WITHIN;
+        self.score(trial.action, &trial.against, |remedy| {
+            if helped {
+                remedy.helped += 1;
+            } else {
+                remedy.not_helped += 1;
+            }
+        });
+    }
+
+    fn score(&mut self, action: Action, against: &[Symptom], score: impl Fn(&mut Remedy)) {
+        for symptom in against {
+            score(self.remedies.entry((*symptom, action)).or_default());
+        }
+    }
+}
+
+fn carriers(assessment: &Assessment) -> Vec<Symptom> {
+    assessment
+        .carriers()
+        .map(|finding| finding.symptom)
+        .collect()
+}

@@ -1,0 +1,431 @@
+//! A task: one stage on one partition. It brings the records of an inbox to a [`Fold`] as the
+//! architecture's chapter on time says it, and knows neither log nor store: the worker, `replay` and
+//! the simulator's checker all fold through it.
+//!
+//! For each record:
+//! 1. Its time is clamped so that it never goes back.
+//! 2. After a gap of more than [`BLIND_AFTER`] during which an alarm stood, the fold is told that
+//!    nothing was heard.
+//! 3. Alarms due fire: the record's own key's first, then by (due, key), at most
+//!    [`ALARMS_PER_RECORD`] and until only [`EVENTS_FOR_INPUT`] events are left. A hint that comes
+//!    before its key's own time is filed anew at that.
+//! 4. The record is folded.
+//!
+//! What is rejected or panics is taken back and left out, and the rest is done again without it: a
+//! bad record still carries its time, and the alarms before it fire. It becomes a dead letter. The
+//! alarm of a key whose alarm panicked sleeps until the key's next record.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use crate::model::{Cause, Time};
+use crate::stream::{
+    ALARMS_PER_RECORD, At, BLIND_AFTER, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold, NoBase, Output,
+    Reject, To, Topic,
+};
+
+use super::{Config, Outgoing, Position, Record, Router, StageSpec, TopicPartition};
+
+/// Where a record's time comes from (`[time] source`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeSource {
+    /// Append time.
+    Log,
+    /// The sample's own time, between stages the cause's: no ticks, never blind.
+    Sample,
+}
+
+/// One stage on one partition.
+pub struct Task {
+    inbox: TopicPartition,
+    topic: String,
+    source: TimeSource,
+    fold: Box<dyn Fold>,
+    position: Option<Position>,
+    any_muted: bool,
+}
+
+/// What a fold of one record left to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// Clamped time of the record.
+    pub now: Time,
+    /// Alarms that are due had to stay: the owner ticks at once.
+    pub rest_due: bool,
+}
+
+impl Task {
+    /// A task whose inbox is called `<prefix><topic>` in causes and dead letters, folded up to
+    /// `position`.
+    pub fn new(
+        inbox: TopicPartition,
+        prefix: &str,
+        source: TimeSource,
+        mut fold: Box<dyn Fold>,
+        position: Option<Position>,
+    ) -> Self {
+        let any_muted = fold.alarms().any_muted();
+        Task {
+            inbox,
+            topic: format!("{prefix}{}", inbox.topic.name()),
+            source,
+            fold,
+            position,
+            any_muted,
+        }
+    }
+
+    /// Folds a record and appends what leaves, dead letters included. A record at or before the
+    /// position was folded already: `None`.
+    pub fn fold(&mut self, record: &Record, out: &mut Vec<Output>) -> Option<Folded> {
+        if self.position.is_some_and(|p| record.offset < p.next) {
+            return None;
+        }
+        let attempt = Attempt::new(self, record);
+        let start = out.len();
+        let mut failed = Failed::default();
+        let (at, rest_due) = loop {
+            self.fold.begin();
+            let part = RefCell::new(Part::Record);
+            let run = || attempt.run(self, record, &failed, &part, out);
+            match catch_unwind(AssertUnwindSafe(run)) {
+                Ok(Ok(done)) => break done,
+                Ok(Err(reject)) => failed.record = Some(reject),
+                Err(panic) => failed.note(part.into_inner(), &*panic),
+            }
+            self.fold.rollback();
+            out.truncate(start);
+        };
+        self.fold.accept();
+        self.any_muted |= !failed.alarms.is_empty();
+        self.position = Some(Position {
+            next: record.offset + 1,
+            time: at.now,
+            hears_since: at.hears_since,
+        });
+        self.bury(record, failed, out);
+        Some(Folded {
+            now: at.now,
+            rest_due,
+        })
+    }
+
+    /// The inbox.
+    pub fn inbox(&self) -> TopicPartition {
+        self.inbox
+    }
+
+    /// How far it is folded.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Goes on from a committed position, whatever was computed on the way there.
+    pub fn set_position(&mut self, position: Option<Position>) {
+        self.position = position;
+    }
+
+    /// The fold.
+    pub fn fold_mut(&mut self) -> &mut dyn Fold {
+        &mut *self.fold
+    }
+
+    /// Whether time must go on for it: a hint stands (which may turn out to be an old one).
+    pub fn waits(&mut self) -> bool {
+        self.source == TimeSource::Log && self.fold.alarms().first().is_some()
+    }
+
+    /// The first hint whose key still wants to be woken, with the time it wants; drops those before
+    /// it whose key does not.
+    fn first_alarm(
+        &mut self,
+        at: &At,
+        failed: &Failed,
+        part: &RefCell<Part>,
+    ) -> Option<(Time, Vec<u8>, Time)> {
+        loop {
+            let (due, key) = self.fold.alarms().first()?;
+            *part.borrow_mut() = Part::Alarm(key.clone());
+            let alarms = self.fold.alarms();
+            if failed.alarms.contains_key(&key) {
+                alarms.mute(&key);
+            } else if !(self.any_muted && alarms.is_muted(&key))
+                && let Some(wake_at) = self.fold.wake_at(at, &key)
+            {
+                return Some((due, key, wake_at));
+            }
+            self.fold.alarms().remove(due, &key);
+        }
+    }
+
+    /// Writes the dead letters of a record.
+    fn bury(&self, record: &Record, failed: Failed, out: &mut Vec<Output>) {
+        let letter = |reject: Reject, key: Vec<u8>, value: Vec<u8>, given: &[(String, Vec<u8>)]| {
+            let ours = [
+                ("reason", reject.reason.to_owned()),
+                ("detail", reject.detail),
+                ("topic", self.topic.clone()),
+                ("partition", self.inbox.partition.to_string()),
+                ("offset", record.offset.to_string()),
+            ];
+            let ours = ours.map(|(name, text)| (name.to_owned(), text.into_bytes()));
+            Output {
+                topic: Topic::DeadLetters,
+                to: To::ByKey,
+                key,
+                value,
+                headers: given.iter().cloned().chain(ours).collect(),
+            }
+        };
+        if let Some(reject) = failed.blind {
+            out.push(letter(reject, Vec::new(), Vec::new(), &[]));
+        }
+        for (key, reject) in failed.alarms {
+            out.push(letter(reject, key, Vec::new(), &[]));
+        }
+        if let Some(reject) = failed.record {
+            let (key, value) = (record.key.clone(), record.value.clone());
+            out.push(letter(reject, key, value, &record.headers));
+        }
+    }
+}
+
+/// Folds records straight through a stage in memory, without log, batches or faults: what leaves,
+/// and where to. The runtime's whole promise is that it writes the same.
+pub fn fold_straight<'a>(
+    spec: &StageSpec,
+    inbox: TopicPartition,
+    config: &Config,
+    router: &Router,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Vec<Outgoing> {
+    let fold = (spec.open)(inbox.partition, Rc::new(NoBase));
+    let mut task = Task::new(inbox, &config.prefix, config.time_source, fold, None);
+    let (mut outputs, mut routed) = (Vec::new(), Vec::new());
+    for record in records {
+        if let Some(folded) = task.fold(record, &mut outputs) {
+            for output in outputs.drain(..) {
+                router.route(inbox, folded.now, output, &mut routed);
+            }
+        }
+    }
+    routed
+}
+
+/// One record on its way through a fold: the same however often it is tried.
+struct Attempt {
+    at: At,
+    /// Clamped time of the record before, after a gap that blinds if an alarm stood.
+    gap_from: Option<Time>,
+}
+
+impl Attempt {
+    fn new(task: &Task, record: &Record) -> Self {
+        let before = task.position;
+        let now = before.map_or(record.time, |p| p.time.max(record.time));
+        Attempt {
+            at: At {
+                now,
+                hears_since: before.map_or(now, |p| p.hears_since),
+                cause: Cause {
+                    topic: task.topic.clone(),
+                    partition: task.inbox.partition,
+                    offset: record.offset,
+                },
+            },
+            gap_from: before.map(|p| p.time).filter(|&from| {
+                task.source == TimeSource::Log && task.fold.hears() && now - from > BLIND_AFTER
+            }),
+        }
+    }
+
+    /// Steps 2 to 4; says when it happened and whether alarms that are due had to stay.
+    fn run(
+        &self,
+        task: &mut Task,
+        record: &Record,
+        failed: &Failed,
+        part: &RefCell<Part>,
+        out: &mut Vec<Output>,
+    ) -> Result<(At, bool), Reject> {
+        let mut at = self.at.clone();
+        let mut events = Events::after(out);
+        if let Some(from) = self.gap_from
+            && task.first_alarm(&at, failed, part).is_some()
+        {
+            at.hears_since = at.now;
+            *part.borrow_mut() = Part::Blind;
+            if failed.blind.is_none() {
+                task.fold.blind(&at, from, out);
+                events.check(out);
+            }
+        }
+        *part.borrow_mut() = Part::Record;
+        let own = match failed.record {
+            None => task.fold.own_key(&record.key, &record.value),
+            Some(_) => None,
+        };
+        let rest_due = fire_alarms(task, &at, own.as_deref(), failed, part, &mut events, out);
+        *part.borrow_mut() = Part::Record;
+        if failed.record.is_none() {
+            task.fold.record(&at, &record.key, &record.value, out)?;
+            events.check(out);
+            if let Some(own) = own
+                && task.any_muted
+                && !failed.alarms.contains_key(&own)
+                && task.fold.alarms().unmute(&own)
+                && let Some(wake_at) = task.fold.wake_at(&at, &own)
+            {
+                task.fold.alarms().file(&own, wake_at);
+            }
+        }
+        Ok((at, rest_due))
+    }
+}
+
+/// Fires what is due; says whether some of it had to stay.
+fn fire_alarms(
+    task: &mut Task,
+    at: &At,
+    own: Option<&[u8]>,
+    failed: &Failed,
+    part: &RefCell<Part>,
+    events: &mut Events,
+    out: &mut Vec<Output>,
+) -> bool {
+    let mut fired = 0;
+    if let Some(own) = own
+        && !failed.alarms.contains_key(own)
+        && !(task.any_muted && task.fold.alarms().is_muted(own))
+    {
+        *part.borrow_mut() = Part::Alarm(own.to_vec());
+        if task.fold.wake_at(at, own).is_some_and(|due| due <= at.now) {
+            fire(task, at, own, events, out);
+            fired += 1;
+        }
+    }
+    while task
+        .fold
+        .alarms()
+        .first()
+        .is_some_and(|(due, _)| due <= at.now)
+    {
+        let Some((due, key, wake_at)) = task.first_alarm(at, failed, part) else {
+            return false;
+        };
+        if due > at.now {
+            return false;
+        }
+        if wake_at > due {
+            task.fold.alarms().remove(due, &key);
+            task.fold.alarms().file(&key, wake_at);
+        } else if fired == ALARMS_PER_RECORD || events.spent(out) {
+            return true;
+        } else {
+            task.fold.alarms().remove(due, &key);
+            fire(task, at, &key, events, out);
+            fired += 1;
+        }
+    }
+    false
+}
+
+/// Fires one alarm and files the next.
+fn fire(task: &mut Task, at: &At, key: &[u8], events: &mut Events, out: &mut Vec<Output>) {
+    task.fold.alarm(at, key, out);
+    events.check(out);
+    if let Some(wake_at) = task.fold.wake_at(at, key) {
+        assert!(
+            wake_at > at.now || events.spent(out),
+            "a fired alarm moves: it was due by {} and wants {wake_at}",
+            at.now
+        );
+        task.fold.alarms().file(key, wake_at);
+    }
+}
+
+/// Counts the events of one record, looking at each output once.
+struct Events {
+    count: usize,
+    seen: usize,
+}
+
+impl Events {
+    fn after(out: &[Output]) -> Self {
+        Events {
+            count: 0,
+            seen: out.len(),
+        }
+    }
+
+    /// Whether only those are left that are kept for the record itself.
+    fn spent(&mut self, out: &[Output]) -> bool {
+        self.look(out);
+        self.count >= EVENTS_PER_RECORD - EVENTS_FOR_INPUT
+    }
+
+    fn check(&mut self, out: &[Output]) {
+        self.look(out);
+        let count = self.count;
+        assert!(
+            count <= EVENTS_PER_RECORD,
+            "one record causes at most {EVENTS_PER_RECORD} events, not {count}"
+        );
+    }
+
+    fn look(&mut self, out: &[Output]) {
+        for output in &out[self.seen..] {
+            if output.topic == Topic::Events {
+                let bytes = output.value.len();
+                assert!(
+                    (1..=EVENT_BYTES_MAX).contains(&bytes),
+                    "an event has 1 to {EVENT_BYTES_MAX} bytes, not {bytes}"
+                );
+                self.count += 1;
+            }
+        }
+        self.seen = out.len();
+    }
+}
+
+/// What is being done for a record: whom a panic is charged to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Blind,
+    Alarm(Vec<u8>),
+    Record,
+}
+
+/// What of a record is left out from now on, and why.
+#[derive(Default)]
+struct Failed {
+    blind: Option<Reject>,
+    alarms: BTreeMap<Vec<u8>, Reject>,
+    record: Option<Reject>,
+}
+
+impl Failed {
+    fn note(&mut self, part: Part, panic: &(dyn Any + Send)) {
+        let text = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let reject = |reason| Reject {
+            reason,
+            detail: text.unwrap_or("a panic without words").to_owned(),
+        };
+        match part {
+            Part::Blind => self.blind = Some(reject("panic_when_blind")),
+            Part::Alarm(key) => {
+                self.alarms.insert(key, reject("panic_in_alarm"));
+            }
+            Part::Record => self.record = Some(reject("panic")),
+        }
+    }
+}
+
+/// Longest event, bytes: the audit log's own format ends at 65,535.
+const EVENT_BYTES_MAX: usize = 60_000;
