@@ -195,7 +195,7 @@ impl Random {
         } else {
             value
         };
-        (self.next() % 4 > 0 && metric.admits(value)).then_some(value)
+        (!self.next().is_multiple_of(4) && metric.admits(value)).then_some(value)
     }
 
     fn sample(&mut self) -> Sample {
@@ -218,7 +218,7 @@ impl Random {
             node: NodeId::parse(&name(self.next())).unwrap(),
             reading: Reading {
                 boot: self.one_of(&integers),
-                seq: (self.next() % 4 > 0).then(|| self.one_of(&integers)),
+                seq: (!self.next().is_multiple_of(4)).then(|| self.one_of(&integers)),
                 time: EventTime(time),
                 interval_s: self.value(Metric::FrequencyHz),
                 metrics,
