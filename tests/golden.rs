@@ -938,6 +938,32 @@ fn what_is_wrong_is_said() {
     );
 }
 
+#[test]
+fn records_of_metrics_are_told_apart_by_their_first_bytes() {
+    let json = r#"{"mesh_id":"alpha","node_id":"node-17","log_id":"7f3a9c12","generation":1042,
+        "directive_id":"dir-1042-0f3a9c12b77d","kind":"healing","result":"applied"}"#;
+    let expected = outcome(None);
+    for bytes in [json.as_bytes(), &wire::encode_outcome(&expected)] {
+        let outcome = MetricsRecord::Outcome(expected.clone());
+        assert_eq!(wire::decode_metrics(bytes), Ok(outcome));
+    }
+    assert_eq!(wire::decode_metrics(b""), Ok(MetricsRecord::Tick));
+    assert_eq!(wire::decode_plan(b""), Ok(PlanRecord::Tick));
+    let sample = br#"{"node_id":"directive_id","time":7}"#;
+    let Ok(MetricsRecord::Sample(raw)) = wire::decode_metrics(sample) else {
+        panic!("a name is no key");
+    };
+    assert_eq!(raw.time, Given::Value(Some(7)));
+    for bytes in [
+        &b"{\"directive_id\":"[..],
+        b"\xC3\x28",
+        b"[]",
+        &vec![b' '; 2 << 20],
+    ] {
+        assert_eq!(wire::decode_metrics(bytes).unwrap_err().reason, "not_json");
+    }
+}
+
 /// No bytes, however spoilt, make a decoder panic; and what is read can be written again.
 #[test]
 fn spoilt_bytes_never_panic() {
@@ -966,6 +992,12 @@ fn spoilt_bytes_never_panic() {
         }
         let _ = wire::decode_metrics(&bytes);
         let _ = wire::decode_head(&bytes);
+        if let Some(mut text) = facts[i].json().map(String::into_bytes) {
+            let at = random.below(text.len());
+            text[at] = b"\"{}[]:,0\\\xFF"[random.below(10)];
+            let _ = wire::decode_directive(&text);
+            let _ = wire::decode_metrics(&text);
+        }
         for kind in [&facts[i], &facts[random.below(facts.len())]] {
             if matches!(
                 kind,

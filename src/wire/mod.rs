@@ -14,7 +14,7 @@
 
 use crate::model::{
     Adopted, Cause, CycleClosed, Directive, Event, MeshId, MetricsRecord, Outcome, PlanRecord,
-    RawSample, Sample, Time,
+    Sample, Time,
 };
 use crate::stream::Reject;
 
@@ -43,11 +43,7 @@ pub fn decode_metrics(value: &[u8]) -> Result<MetricsRecord<'_>, Reject> {
         return Ok(MetricsRecord::Tick);
     }
     if !value.starts_with(&MAGIC) {
-        return if json::has_directive_id(value) {
-            json::decode_outcome(value).map(MetricsRecord::Outcome)
-        } else {
-            json_sample(value).map(MetricsRecord::Sample)
-        };
+        return decode_json(value);
     }
     let object = Object::open(value)?;
     match object.record {
@@ -204,22 +200,24 @@ pub fn decode_cycle(value: &[u8]) -> Result<CycleClosed, Reject> {
     decode(value, Record::CycleClosed)
 }
 
-fn json_sample(value: &[u8]) -> Result<RawSample<'_>, Reject> {
-    if value.len() > sample_json::LINE_BYTES_MAX {
-        return Err(not_json(format!(
-            "reading a sample: {} bytes, expected at most {}",
-            value.len(),
-            sample_json::LINE_BYTES_MAX
-        )));
-    }
-    sample_json::parse_sample(value).map_err(|e| not_json(e.to_string()))
-}
-
-fn not_json(detail: String) -> Reject {
-    Reject {
+/// Reads a sample or, with a `directive_id`, an outcome.
+fn decode_json(value: &[u8]) -> Result<MetricsRecord<'_>, Reject> {
+    let not_json = |detail| Reject {
         reason: "not_json",
         detail,
+    };
+    let size = value.len();
+    if size > sample_json::LINE_BYTES_MAX {
+        let max = sample_json::LINE_BYTES_MAX;
+        let detail = format!("reading JSON of {size} bytes: expected at most {max}");
+        return Err(not_json(detail));
     }
+    if json::has_directive_id(value) {
+        return json::decode_outcome(value).map(MetricsRecord::Outcome);
+    }
+    sample_json::parse_sample(value)
+        .map(MetricsRecord::Sample)
+        .map_err(|e| not_json(e.to_string()))
 }
 
 /// What an Avro single-object begins with.

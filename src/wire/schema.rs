@@ -413,6 +413,133 @@ mod tests {
         name.into()
     }
 
+    /// The rules of `schemas/README.md`, on every pair of editions that is registered.
+    #[test]
+    fn editions_are_only_added_to() {
+        for (i, new) in REGISTERED.iter().enumerate() {
+            for old in REGISTERED[..i]
+                .iter()
+                .filter(|old| old.record == new.record)
+            {
+                assert!(old.edition < new.edition, "{}", new.schema.name);
+                assert_eq!(grown_of_texts(old.schema.text, new.schema.text), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_change_and_what_never() {
+        let record =
+            |fields: &str| format!(r#"{{"type":"record","name":"R","fields":[{fields}]}}"#);
+        let seq = r#"{"name":"seq","type":"long"}"#;
+        let kind = |kind| format!(r#"{{"name":"kind","type":{kind},"default":null}}"#);
+        let optional = kind(r#"["null","string"]"#);
+        let symbols = |symbols| {
+            let symbols = format!(r#"{{"type":"enum","name":"E","symbols":[{symbols}]}}"#);
+            record(&format!(r#"{{"name":"e","type":{symbols}}}"#))
+        };
+        let both = record(&format!("{seq},{optional}"));
+        let check = |old: &str, new: &str, ok: bool| {
+            assert_eq!(grown_of_texts(old, new).is_ok(), ok, "{old} to {new}");
+        };
+        check(&record(seq), &record(seq), true);
+        check(&record(seq), &both, true);
+        check(&symbols(r#""a""#), &symbols(r#""a","b""#), true);
+        let branches = kind(r#"["null","string","long"]"#);
+        check(&both, &record(&format!("{seq},{branches}")), true);
+        // Removed, put before, without a default, of another type, renamed, reordered.
+        check(&both, &record(seq), false);
+        check(&record(seq), &record(&format!("{optional},{seq}")), false);
+        check(
+            &record(&optional),
+            &record(&format!("{optional},{seq}")),
+            false,
+        );
+        check(
+            &record(seq),
+            &record(r#"{"name":"seq","type":"int"}"#),
+            false,
+        );
+        check(
+            &record(seq),
+            &record(r#"{"name":"leaf","type":"long"}"#),
+            false,
+        );
+        check(&symbols(r#""a","b""#), &symbols(r#""b","a""#), false);
+        let other_default = record(seq).replace("\"long\"", "\"long\",\"default\":1");
+        check(&other_default, &other_default.replace('1', "2"), false);
+    }
+
+    #[test]
+    fn the_head_of_an_event_is_frozen() {
+        let schema: Value = serde_json::from_str(Record::Event.newest().text).unwrap();
+        let mut head = String::new();
+        for field in &schema["fields"].as_array().unwrap()[..5] {
+            head.push_str(&format!(" {}:", field["name"].as_str().unwrap()));
+            canonical_form(&field["type"], "io.homeostat", &mut head).unwrap();
+        }
+        let cause = r#"{"name":"io.homeostat.Cause","type":"record","fields":[{"name":"topic","#
+            .to_owned()
+            + r#""type":"string"},{"name":"partition","type":"int"},{"name":"offset","#
+            + r#""type":"long"}]}"#;
+        let expected = r#" seq:"long" time:"long" mesh_id:"string" cause:"#;
+        assert_eq!(head, format!("{expected}{cause} engine:\"string\""));
+    }
+
+    fn grown_of_texts(old: &str, new: &str) -> Result<(), String> {
+        grown(
+            &serde_json::from_str(old).unwrap(),
+            &serde_json::from_str(new).unwrap(),
+        )
+    }
+
+    /// Whether a type was only added to, so that old bytes mean what they meant.
+    fn grown(old: &Value, new: &Value) -> Result<(), String> {
+        let kept = |key: &str| {
+            if old.get(key) == new.get(key) {
+                Ok(())
+            } else {
+                Err(format!("{key} of {old} changed: {new}"))
+            }
+        };
+        match (old, new) {
+            (Value::Object(_), Value::Object(_)) => {
+                for key in ["name", "namespace", "default", "size", "logicalType"] {
+                    kept(key)?;
+                }
+                for key in ["type", "items", "fields", "symbols"] {
+                    if let Some(inner) = old.get(key) {
+                        grown(inner, &new[key])?;
+                    }
+                }
+                let added = |fields: &Value| {
+                    let old = old["fields"].as_array().map_or(0, Vec::len);
+                    fields
+                        .as_array()
+                        .map_or(&[][..], |fields| &fields[old..])
+                        .to_vec()
+                };
+                match added(&new["fields"])
+                    .iter()
+                    .find(|field| field.get("default").is_none())
+                {
+                    Some(field) => Err(format!("{field}: expected a default")),
+                    None => Ok(()),
+                }
+            }
+            (Value::Array(old), Value::Array(new)) => {
+                if new.len() < old.len() {
+                    return Err(format!("{} of {} are left", new.len(), old.len()));
+                }
+                old.iter()
+                    .zip(new)
+                    .try_for_each(|(old, new)| grown(old, new))
+            }
+            (old, new) if old == new => Ok(()),
+            (old, new) => Err(format!("{old} became {new}")),
+        }
+    }
+
     #[test]
     fn every_field_is_documented() {
         fn check(schema: &Value) {

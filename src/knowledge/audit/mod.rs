@@ -1,5 +1,5 @@
 //! The verifiable log, as far as it is pure: the Merkle tree over a mesh's events
-//! (`docs/audit-format.md`).
+//! (`audit-format.md` 2).
 
 mod merkle;
 
