@@ -3,9 +3,11 @@
 //! the log ([`check`]). Generic over the stages and their encodings.
 
 pub mod check;
+mod fleet;
 pub mod scenario;
 mod seed;
 mod world;
 
+pub use fleet::{Codec, Fleet, FleetPlan, Trouble};
 pub use seed::Seed;
 pub use world::{Chaos, Plot, Script, Surroundings, World};
