@@ -430,17 +430,13 @@ fn preemptive_healing_needs_the_mean_or_the_trend() {
         w.assess(a.clone()),
         &[
             "n1 incident",
-            "n1 withheld healing=preemptive not_confirmed",
+            "n1 withheld healing=preemptive not_confirmed until 300",
         ],
     );
     a.findings[0].confirmed = true;
-    check(
-        w.assess(a.clone()),
-        &[
-            "n1 issued healing=preemptive",
-            "n1 issued route=low_latency",
-        ],
-    );
+    check(w.at(10).assess(a), &[]);
+    check(w.at(299).tick(), &[]);
+    check(w.at(300).tick(), &["n1 issued healing=preemptive"]);
 
     let mut w = World::fleet(1);
     let mut a = w.healthy("n1");

@@ -346,8 +346,13 @@ fn wishes(row: &mut NodeRow, now: Time, policy: &Policy) {
             _ => None,
         };
         if k.wish != wish {
+            // A wish that comes and goes keeps its place in the queue that it waits in.
+            let parked = k.waiting.take().or(k.parked.take());
+            k.waiting = parked
+                .clone()
+                .filter(|waiting| Some(waiting.action) == wish);
+            k.parked = parked.filter(|_| wish.is_none());
             k.wish = wish;
-            k.waiting = None;
         }
     }
 }
@@ -357,6 +362,7 @@ fn begin_episode(k: &mut KindRow) {
     k.reasons = 0;
     k.answer = None;
     k.waiting = None;
+    k.parked = None;
     if let Some(order) = &mut k.order {
         order.this_episode = false;
     }
@@ -408,6 +414,7 @@ fn issued(row: &mut NodeRow, action: Action, now: Time, order: Order) {
     });
     k.attempts += i64::from(again);
     k.waiting = None;
+    k.parked = None;
     k.longer_at = None;
     if action.kind() != Kind::MonitoringInterval {
         k.issued.retain(|(value, _)| *value != action);

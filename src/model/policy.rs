@@ -76,6 +76,9 @@ pub struct PlanPolicy {
     pub episode_s: i64,
     /// A longer interval is ordered after it was wished for so long, s.
     pub longer_interval_s: i64,
+    /// What is not critical is healed only after it has been ill for so long: a whole window of the
+    /// mean that confirms it, s.
+    pub confirm_s: i64,
     /// A node silent for so long is forgotten, s.
     pub retire_s: i64,
 }
@@ -106,6 +109,7 @@ impl Default for PlanPolicy {
             attempts: 3,
             episode_s: 600,
             longer_interval_s: 300,
+            confirm_s: 300,
             retire_s: 7 * 86_400,
         }
     }
@@ -428,6 +432,7 @@ impl Policy {
             ("plan.attempts", p.attempts, 1, 100),
             ("plan.episode_s", p.episode_s, 1, 86_400),
             ("plan.longer_interval_s", p.longer_interval_s, 0, 86_400),
+            ("plan.confirm_s", p.confirm_s, 0, 86_400),
             ("plan.retire_s", p.retire_s, 3600, 366 * 86_400),
             ("monitor.max_future_s", m.max_future_s, 0, 86_400),
             ("monitor.silent_intervals", m.silent_intervals, 1, 100),
@@ -638,6 +643,7 @@ const SECTIONS: [(&str, &[&str]); 3] = [
             "attempts",
             "episode_s",
             "longer_interval_s",
+            "confirm_s",
             "retire_s",
         ],
     ),

@@ -147,6 +147,8 @@ pub struct KindRow {
     pub answer: Option<Answer>,
     /// What a wish that was withheld waits for.
     pub waiting: Option<Waiting>,
+    /// What it waited for when the wish last went away.
+    pub parked: Option<Waiting>,
     /// The last order.
     pub order: Option<Order>,
     /// When each value was last ordered, oldest first.

@@ -2,7 +2,8 @@
 
 use crate::model::{
     Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
-    OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Span, Time,
+    OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Severity, Span,
+    Time,
 };
 
 use super::Draft;
@@ -10,7 +11,8 @@ use super::Draft;
 /// What made Plan look at a wish again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// An input about its node: a reason that stands recorded in this episode is not recorded again.
+    /// An input about its node: what it waits for already is not recorded again, nor, within the
+    /// episode, a reason that only another input can end.
     ByInput,
     /// What held it ended: every answer is recorded, or the alarm would fire for ever.
     ByAlarm,
@@ -91,7 +93,7 @@ impl Draft<'_> {
         policy: &Policy,
     ) -> Option<Withheld> {
         let plain = action.kind() == Kind::MonitoringInterval;
-        confirmed(row, action)
+        confirmed(row, action, policy, self.at.now)
             .or_else(|| self.fresh(key, row))
             .or_else(|| heard(row))
             .or_else(|| allowed(action, policy))
@@ -200,8 +202,13 @@ impl Draft<'_> {
         withheld: Withheld,
         asked: Asked,
     ) {
-        let recorded = row.kind(action.kind()).recorded(withheld.reason);
-        if recorded && asked == Asked::ByInput {
+        let kind = row.kind(action.kind());
+        let waits = kind
+            .waiting
+            .as_ref()
+            .is_some_and(|w| w.reason == withheld.reason);
+        let said = kind.recorded(withheld.reason) && ends_by_input(withheld.reason);
+        if (waits || said) && asked == Asked::ByInput {
             return;
         }
         self.record(
@@ -225,6 +232,30 @@ impl Draft<'_> {
             let mesh = self.ledger.meshes.get(&key.mesh)?;
             mesh.storm.as_ref().map(|storm| storm.incident_id.clone())
         })
+    }
+}
+
+/// Whether only another input about the node can end this reason. Any other must stand as waiting
+/// whenever it is given, or nobody would take the wish up again.
+fn ends_by_input(reason: Reason) -> bool {
+    match reason {
+        Reason::NoEvidence
+        | Reason::StaleEvidence
+        | Reason::OtherPolicy
+        | Reason::Silent
+        | Reason::IdentityConflict
+        | Reason::UnderWay
+        | Reason::NotApproved
+        | Reason::AttemptsSpent
+        | Reason::NotRepeated => true,
+        Reason::NotConfirmed
+        | Reason::NotAllowed
+        | Reason::Held
+        | Reason::Cooldown
+        | Reason::Budget
+        | Reason::Storm
+        | Reason::NeedsApproval
+        | Reason::Shadow => false,
     }
 }
 
@@ -340,19 +371,34 @@ fn serves(order: &Order, action: Action) -> bool {
     }
 }
 
-/// Aggressive healing and scaling rest on established symptoms already; preemptive healing needs the 5-minute mean of a
-/// symptom that carries it, or without one the trend's 50 readings.
-fn confirmed(row: &NodeRow, action: Action) -> Option<Withheld> {
-    if action
-        != (Action::Healing {
-            level: Healing::Preemptive,
-        })
-    {
+/// What is critical is healed at once. Anything less needs the 5-minute mean of a symptom that
+/// carries it, over a whole window since the first ill reading: three readings in a row with two lost
+/// probes in a hundred come about once a day on a healthy router. Without a carrier the trend's 50
+/// readings have confirmed it.
+fn confirmed(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Option<Withheld> {
+    let heals = matches!(
+        action,
+        Action::Healing { .. }
+            | Action::Scaling {
+                value: Scaling::EmergencyScale
+            }
+    );
+    let a = &row.assessment;
+    let at_once = a
+        .carriers()
+        .any(|finding| finding.level == Severity::Critical);
+    if !heals || at_once || a.carriers().next().is_none() {
         return None;
     }
-    let mut carriers = row.assessment.carriers().peekable();
-    let by_trend = carriers.peek().is_none();
-    (!by_trend && !carriers.any(|finding| finding.confirmed)).then(|| why(Reason::NotConfirmed))
+    let until = a
+        .ill_since
+        .map(|since| since + Span::seconds(policy.plan.confirm_s));
+    let until = until.filter(|until| now < *until);
+    let held = a.carriers().any(|finding| finding.confirmed);
+    (!held || until.is_some()).then(|| Withheld {
+        until,
+        ..why(Reason::NotConfirmed)
+    })
 }
 
 fn heard(row: &NodeRow) -> Option<Withheld> {

@@ -485,7 +485,7 @@ mod tests {
     }
 
     impl Fold for Bells {
-        fn own_key(&self, value: &[u8]) -> Option<Vec<u8>> {
+        fn own_key(&self, _key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
             let letters = value
                 .iter()
                 .take_while(|byte| byte.is_ascii_lowercase())
@@ -500,7 +500,7 @@ mod tests {
             value: &[u8],
             out: &mut Vec<Output>,
         ) -> Result<(), Reject> {
-            let Some(key) = self.own_key(value) else {
+            let Some(key) = self.own_key(b"", value) else {
                 return Ok(());
             };
             let text = String::from_utf8_lossy(&value[key.len()..]).into_owned();
