@@ -1,0 +1,104 @@
+//! A cycle as people read it: the seed's form, severity first (`docs/domain.md`, Cycle).
+
+use std::fmt::Write;
+
+use crate::model::{CycleClosed, Kind, Metric, Outcome, OutcomeResult, Scaling, Symptom};
+
+/// What a cycle's words take from elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    /// Outcomes reported for the node since its last cycle.
+    pub outcomes: &'a [Outcome],
+    /// Nodes of the mesh that applied an act since then.
+    pub nodes_healed: usize,
+    /// Leaf of the mesh's last event.
+    pub leaf: Option<i64>,
+    /// How long it took, s of wall time; stands in no record.
+    pub duration_s: f64,
+}
+
+/// The seven lines of a cycle.
+pub fn tell(cycle: &CycleClosed, around: &Around<'_>) -> String {
+    let leaf = around
+        .leaf
+        .map_or("nothing yet".to_owned(), |leaf| format!("leaf {leaf}"));
+    let symptoms: Vec<&str> = cycle.symptoms.iter().map(|s| Symptom::name(*s)).collect();
+    let severity = match symptoms.is_empty() {
+        true => cycle.severity.name().to_owned(),
+        false => format!("{}: {}", cycle.severity.name(), symptoms.join(", ")),
+    };
+    format!(
+        "MAPE-K cycle  {}  mesh {}  {}\n  Monitor: {}\n  Analyze: {severity} (phi={:.3}, state={}, \
+         harmony={:.2})\n  Plan: {}\n  Execute: {}\n  Knowledge: metrics exported, state saved, audit \
+         logged ({leaf})\n  φ-cycle complete: {} (φ={:.3}, duration={:.3}s)",
+        cycle.node,
+        cycle.mesh,
+        cycle.sample_time,
+        monitored(cycle),
+        cycle.phi,
+        cycle.state.name(),
+        cycle.harmony_index,
+        planned(cycle),
+        executed(around),
+        cycle.state.name(),
+        cycle.phi,
+        around.duration_s,
+    )
+}
+
+fn monitored(cycle: &CycleClosed) -> String {
+    let mut text = String::new();
+    for (metric, value) in cycle.metrics.iter() {
+        let (name, unit) = match metric {
+            Metric::CpuPercent => ("CPU", "%"),
+            Metric::MemoryPercent => ("Memory", "%"),
+            Metric::MeshConnectivity => ("Peers", ""),
+            Metric::LatencyMs => ("Latency", "ms"),
+            Metric::PacketLoss => ("Loss", "%"),
+            Metric::MttrMinutes => ("MTTR", "min"),
+            Metric::ZeroTrustSuccessRate => ("Trust", ""),
+            Metric::FrequencyHz => ("Frequency", "Hz"),
+        };
+        let comma = if text.is_empty() { "" } else { ", " };
+        let value = (value * 10.0).round() / 10.0;
+        write!(text, "{comma}{name}={value}{unit}").expect("a string takes all");
+    }
+    if text.is_empty() {
+        "nothing measured".to_owned()
+    } else {
+        text
+    }
+}
+
+fn planned(cycle: &CycleClosed) -> String {
+    let mut text = format!("route_preference={}", cycle.wish.route.name());
+    if let Some(level) = cycle.wish.healing {
+        write!(text, ", enable_{}_healing=true", level.name()).expect("a string takes all");
+    }
+    if let Some(value) = cycle.wish.scaling {
+        let name = match value {
+            Scaling::Optimize => "optimize",
+            Scaling::EmergencyScale => "emergency_scale",
+        };
+        write!(text, ", scaling_action={name}").expect("a string takes all");
+    }
+    text
+}
+
+fn executed(around: &Around<'_>) -> String {
+    let words: Vec<String> = around
+        .outcomes
+        .iter()
+        .map(|outcome| match (outcome.kind, outcome.result) {
+            (Kind::Healing, OutcomeResult::Applied) => {
+                format!("healing={}_nodes", around.nodes_healed)
+            }
+            (kind, result) => format!("{} {}", kind.name(), result.name()),
+        })
+        .collect();
+    if words.is_empty() {
+        "nothing ordered".to_owned()
+    } else {
+        words.join(", ")
+    }
+}
