@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::{Span, Time};
 use crate::stream::Topic;
 
@@ -57,7 +59,7 @@ pub struct Outgoing {
 
 /// How far an inbox partition is folded. All of it is committed with the outputs, so that a restart
 /// clamps and hears as if there had been none (Kafka: the two times are the offset's metadata).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     /// Offset of the last folded record plus one.
     pub next: i64,
@@ -198,57 +200,4 @@ pub trait Log {
     /// # Errors
     /// The log did not take it.
     fn append(&mut self, record: Outgoing) -> Result<i64, LogError>;
-}
-
-/// Kafka's hash of a key: murmur2 with seed 0x9747b28c
-/// (`org.apache.kafka.common.utils.Utils.murmur2`).
-pub fn murmur2(bytes: &[u8]) -> u32 {
-    const M: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c_u32 ^ bytes.len() as u32;
-    let mut words = bytes.chunks_exact(4);
-    for word in &mut words {
-        let mut k = u32::from_le_bytes(word.try_into().expect("chunks of four"));
-        k = k.wrapping_mul(M);
-        k ^= k >> 24;
-        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
-    }
-    let rest = words.remainder();
-    if !rest.is_empty() {
-        for (i, &byte) in rest.iter().enumerate() {
-            hash ^= u32::from(byte) << (8 * i);
-        }
-        hash = hash.wrapping_mul(M);
-    }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(M);
-    hash ^ (hash >> 15)
-}
-
-/// The partition of a key, as Kafka's default partitioner finds it.
-///
-/// # Panics
-/// When `partitions` is not above 0.
-pub fn partition_of(key: &[u8], partitions: i32) -> i32 {
-    assert!(partitions > 0, "a topic has at least one partition");
-    ((murmur2(key) & 0x7fff_ffff) % partitions as u32) as i32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// From Kafka's `UtilsTest.testMurmur2`.
-    #[test]
-    fn murmur2_is_kafkas() {
-        for (key, hash) in [
-            ("21", -973_932_308_i32),
-            ("foobar", -790_332_482),
-            ("a-little-bit-long-string", -985_981_536),
-            ("a-little-bit-longer-string", -1_486_304_829),
-            ("lkjh234lh9fiuh90y23oiuhsafujhadof229phr9h19h89h8", -58_897_971),
-            ("abc", 479_470_107),
-        ] {
-            assert_eq!(murmur2(key.as_bytes()) as i32, hash, "{key}");
-        }
-    }
 }

@@ -4,18 +4,19 @@
 //! Nothing here knows what is folded: stages are [`StageSpec`]s. What becomes durable together, and
 //! in which order, stands in [`commit`].
 
-//C pub mod commit;
+pub mod commit;
 mod log;
-//SIM pub mod simulated;
+mod route;
+pub mod simulated;
 mod store;
 mod task;
-//W mod worker;
+mod worker;
 
-//C pub use commit::{Mark, Stop};
+pub use commit::{Mark, Stop};
 pub use log::{
-    Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition, murmur2,
-    partition_of,
+    Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };
+pub use route::{Router, murmur2, partition_of};
 pub use store::{Below, Rows, Store, StoreError, Stores};
-pub use task::{Folded, Task, TimeSource};
-//W pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};
+pub use task::{Folded, Task, TimeSource, fold_straight};
+pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};

@@ -19,14 +19,15 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 
 use crate::model::{Cause, Time};
 use crate::stream::{
-    ALARMS_PER_RECORD, At, BLIND_AFTER, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold, Output, Reject,
-    To, Topic,
+    ALARMS_PER_RECORD, At, BLIND_AFTER, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold, NoBase, Output,
+    Reject, To, Topic,
 };
 
-use super::{Position, Record, TopicPartition};
+use super::{Config, Outgoing, Position, Record, Router, StageSpec, TopicPartition};
 
 /// Where a record's time comes from (`[time] source`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,6 +193,28 @@ impl Task {
     }
 }
 
+/// Folds records straight through a stage in memory, without log, batches or faults: what leaves,
+/// and where to. The runtime's whole promise is that it writes the same.
+pub fn fold_straight<'a>(
+    spec: &StageSpec,
+    inbox: TopicPartition,
+    config: &Config,
+    router: &Router,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Vec<Outgoing> {
+    let fold = (spec.open)(inbox.partition, Rc::new(NoBase));
+    let mut task = Task::new(inbox, &config.prefix, config.time_source, fold, None);
+    let (mut outputs, mut routed) = (Vec::new(), Vec::new());
+    for record in records {
+        if let Some(folded) = task.fold(record, &mut outputs) {
+            for output in outputs.drain(..) {
+                router.route(inbox, folded.now, output, &mut routed);
+            }
+        }
+    }
+    routed
+}
+
 /// One record on its way through a fold: the same however often it is tried.
 struct Attempt {
     at: At,
@@ -284,7 +307,12 @@ fn fire_alarms(
             fired += 1;
         }
     }
-    while task.fold.alarms().first().is_some_and(|(due, _)| due <= at.now) {
+    while task
+        .fold
+        .alarms()
+        .first()
+        .is_some_and(|(due, _)| due <= at.now)
+    {
         let Some((due, key, wake_at)) = task.first_alarm(at, failed, part) else {
             return false;
         };

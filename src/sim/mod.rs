@@ -1,1 +1,10 @@
-//! sim
+//! The simulator: a seeded world of records, workers and faults ([`World`]), a fleet whose links
+//! answer to directives ([`Fleet`]), and a checker that knows from the seed alone what must stand in
+//! the log ([`check`]). Generic over the stages and their encodings.
+
+pub mod check;
+mod seed;
+mod world;
+
+pub use seed::Seed;
+pub use world::{Chaos, Plot, Script, Surroundings, World};

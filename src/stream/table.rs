@@ -453,7 +453,11 @@ mod tests {
 
         fn name(&mut self) -> Name {
             let length = self.below(4) as usize;
-            Name((0..length).map(|_| ["\0", "\u{1}", "a", "ÿ"][self.below(4) as usize]).collect())
+            Name(
+                (0..length)
+                    .map(|_| ["\0", "\u{1}", "a", "ÿ"][self.below(4) as usize])
+                    .collect(),
+            )
         }
     }
 
@@ -517,7 +521,10 @@ mod tests {
                 8 => {
                     let mut rows = Vec::new();
                     table.drain(&mut rows);
-                    assert!(rows.is_sorted_by(|a, b| a.0 < b.0), "seed {number} step {step}");
+                    assert!(
+                        rows.is_sorted_by(|a, b| a.0 < b.0),
+                        "seed {number} step {step}"
+                    );
                     base.write(rows);
                     drained = model.clone();
                     begun = model.clone();
@@ -548,7 +555,12 @@ mod tests {
         let mut rows = Vec::new();
         table.drain(&mut rows);
         base.write(rows);
-        let below: Vec<_> = base.0.borrow().iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let below: Vec<_> = base
+            .0
+            .borrow()
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         let mut want: Vec<_> = model
             .iter()
             .map(|(key, row)| (key_bytes(7, key), row.to_be_bytes().to_vec()))

@@ -1,0 +1,336 @@
+//! A worker: one thread, one log connection, and the tasks that it was assigned.
+//!
+//! [`Worker::turn`] polls, folds, and commits when it is time. Which turn a commit falls into never
+//! shows in what is written.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::model::{Span, Time};
+use crate::stream::{Base, Fold, Topic};
+
+use super::commit::Running;
+use super::{
+    CommitError, Log, LogError, Outgoing, Router, Stop, Stores, TimeSource, TopicPartition,
+};
+
+/// Makes the fold of a stage on a partition, over its rows.
+pub type Open = Rc<dyn Fn(i32, Rc<dyn Base>) -> Box<dyn Fold>>;
+
+/// A stage as the runtime sees it.
+pub struct StageSpec {
+    /// Its name: that of its store.
+    pub name: &'static str,
+    /// What it folds.
+    pub inbox: Topic,
+    /// How its rows are found again.
+    pub recover: Recover,
+    /// Topics whose outputs should not wait for the next commit by time.
+    pub urgent: &'static [Topic],
+    /// Version of its rows: those of another are thrown away and rebuilt.
+    pub encoding: u32,
+    /// Its engine, e.g. `plan/1`.
+    pub engine: &'static str,
+    /// Makes its fold.
+    pub open: Open,
+}
+
+/// How a stage's rows are brought to the committed position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recover {
+    /// By folding its inbox again in silence.
+    Refold,
+    /// By evolving its own past outputs, on the partition with the inbox's number.
+    Evolve {
+        /// Their topic.
+        topic: Topic,
+    },
+}
+
+/// A clock for ticks and commits only: nothing of it stands in a record.
+pub trait Clock {
+    /// Milliseconds from any fixed moment; never goes back.
+    fn now_ms(&self) -> i64;
+}
+
+/// What a worker may be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Prefix of the topics' names in causes. Default `homeostat.`.
+    pub prefix: String,
+    /// Where a record's time comes from. Default: append time.
+    pub time_source: TimeSource,
+    /// Records folded before a commit is due. Default 1000; more: fewer commits, more memory.
+    pub flush_records: usize,
+    /// Bytes of outputs before a commit is due. Default 4 MiB.
+    pub flush_bytes: usize,
+    /// Longest wait for a commit. Default 150 ms.
+    pub flush_every: Span,
+    /// Shortest gap between commits that an urgent output brings on (and never less than twice the
+    /// last commit took). Default 5 ms.
+    pub flush_gap: Span,
+    /// Records folded before the rows are written. Default 10,000: what a restart folds again.
+    pub apply_records: usize,
+    /// Without a record for so long, the owner appends a Tick while an alarm stands. Default 5 s.
+    pub tick_after: Span,
+    /// Commits that may fail in a row. Default 20.
+    pub commit_failures_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            prefix: "homeostat.".to_owned(),
+            time_source: TimeSource::Log,
+            flush_records: 1000,
+            flush_bytes: 4 << 20,
+            flush_every: Span(150),
+            flush_gap: Span(5),
+            apply_records: 10_000,
+            tick_after: Span::seconds(5),
+            commit_failures_max: 20,
+        }
+    }
+}
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Records folded.
+    pub folded: usize,
+    /// Nothing is left undone: every assigned task is open, nothing waits for a commit.
+    pub idle: bool,
+}
+
+/// A worker. After an error it is of no more use: drop it and make a new one.
+pub struct Worker {
+    log: Box<dyn Log>,
+    stores: Rc<dyn Stores>,
+    clock: Rc<dyn Clock>,
+    stages: Vec<Rc<StageSpec>>,
+    config: Config,
+    router: Router,
+    /// Per assigned inbox partition its task; `None` until it is opened.
+    slots: BTreeMap<TopicPartition, Option<Slot>>,
+    /// When the last commit ended, and how long it took.
+    last_commit: (i64, i64),
+    commit_failures: u32,
+}
+
+struct Slot {
+    running: Running,
+    /// When a record last came.
+    heard_ms: i64,
+    /// The offset of a Tick that was appended and is not folded yet.
+    tick: Option<i64>,
+}
+
+impl Worker {
+    /// A worker of these stages on a connected log.
+    ///
+    /// # Errors
+    /// The log cannot tell its topics' partitions.
+    pub fn new(
+        mut log: Box<dyn Log>,
+        stores: Rc<dyn Stores>,
+        clock: Rc<dyn Clock>,
+        stages: Vec<Rc<StageSpec>>,
+        config: Config,
+    ) -> Result<Self, Stop> {
+        let router = Router::ask(&mut *log)?;
+        let now = clock.now_ms();
+        Ok(Worker {
+            log,
+            stores,
+            clock,
+            stages,
+            config,
+            router,
+            slots: BTreeMap::new(),
+            last_commit: (now, 0),
+            commit_failures: 0,
+        })
+    }
+
+    /// Opens what was assigned, polls, folds, commits when it is time, writes rows when they lag,
+    /// ticks.
+    ///
+    /// # Errors
+    /// This worker no longer knows the truth; a new one finds it again or says why not.
+    pub fn turn(&mut self, wait: Span) -> Result<Turn, Stop> {
+        self.open_assigned()?;
+        let slots = &mut self.slots;
+        let polled = self
+            .log
+            .poll(self.config.flush_records, wait, &mut |inbox| {
+                slots.remove(&inbox);
+            })?;
+        for inbox in polled.assigned {
+            self.slots.insert(inbox, None);
+        }
+        let now = self.clock.now_ms();
+        let mut folded = 0;
+        for (inbox, record) in polled.records {
+            let Some(Some(slot)) = self.slots.get_mut(&inbox) else {
+                continue;
+            };
+            if slot.running.fold(record, &self.router)? {
+                folded += 1;
+                slot.heard_ms = now;
+            }
+        }
+        if self.flush_due(now) {
+            self.flush()?;
+        }
+        self.tick(now)?;
+        let idle = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.running.folded == 0);
+        Ok(Turn {
+            folded,
+            idle: folded == 0 && self.slots.values().all(idle),
+        })
+    }
+
+    /// Commits what waits and writes all rows: the end of a worker that was asked to end.
+    ///
+    /// # Errors
+    /// As [`Worker::turn`]; nothing is lost then either.
+    pub fn finish(&mut self) -> Result<(), Stop> {
+        self.flush()?;
+        self.running().try_for_each(|slot| slot.running.apply())
+    }
+
+    /// The inbox partitions assigned, and whether each is open.
+    pub fn inboxes(&self) -> impl Iterator<Item = (TopicPartition, bool)> {
+        self.slots
+            .iter()
+            .map(|(inbox, slot)| (*inbox, slot.is_some()))
+    }
+
+    fn running(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.values_mut().flatten()
+    }
+
+    /// Opens the tasks that are assigned and not open; one whose position is not decided yet waits.
+    fn open_assigned(&mut self) -> Result<(), Stop> {
+        let heard_ms = self.clock.now_ms();
+        for (&inbox, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.is_none()) {
+            let spec = self
+                .stages
+                .iter()
+                .find(|stage| stage.inbox == inbox.topic)
+                .expect("only inboxes of this worker's stages are assigned to it");
+            let opened = Running::open(spec, inbox, &mut *self.log, &*self.stores, &self.config);
+            match opened {
+                Ok(running) => {
+                    *slot = Some(Slot {
+                        running,
+                        heard_ms,
+                        tick: None,
+                    });
+                }
+                Err(Stop::Log(LogError::Undecided(_))) => {}
+                Err(stop) => return Err(stop),
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_due(&mut self, now: i64) -> bool {
+        let (ended, took) = self.last_commit;
+        let gap = self.config.flush_gap.0.max(2 * took);
+        let (mut folded, mut bytes, mut urgent) = (0, 0, false);
+        for slot in self.running() {
+            let outputs = &slot.running.outputs;
+            folded += slot.running.folded;
+            bytes += outputs
+                .iter()
+                .map(|o| o.key.len() + o.value.len())
+                .sum::<usize>();
+            urgent |= slot.running.urgent;
+        }
+        folded > 0
+            && (folded >= self.config.flush_records
+                || bytes >= self.config.flush_bytes
+                || now - ended >= self.config.flush_every.0
+                || urgent && now - ended >= gap)
+    }
+
+    /// Step 2 of the protocol, then step 3 where the rows lag enough.
+    fn flush(&mut self) -> Result<(), Stop> {
+        let begun = self.clock.now_ms();
+        let (mut outputs, mut positions) = (Vec::new(), Vec::new());
+        for slot in self.running().filter(|slot| slot.running.folded > 0) {
+            outputs.append(&mut slot.running.outputs);
+            let position = slot.running.task.position();
+            let position = position.expect("a task that folded a record has a position");
+            positions.push((slot.running.task.inbox(), position));
+        }
+        if positions.is_empty() {
+            return Ok(());
+        }
+        match self.log.commit(outputs, &positions) {
+            Ok(ends) => self.committed(begun, &ends),
+            Err(error) => self.not_committed(&positions, error),
+        }
+    }
+
+    fn committed(&mut self, begun: i64, ends: &[(TopicPartition, i64)]) -> Result<(), Stop> {
+        let now = self.clock.now_ms();
+        self.last_commit = (now, now - begun);
+        self.commit_failures = 0;
+        let lag_max = self.config.apply_records;
+        for slot in self.running() {
+            if slot.running.folded > 0 {
+                slot.running.committed(ends);
+            }
+            if slot.running.unapplied() >= lag_max {
+                slot.running.apply()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the tasks of a transaction: they are opened anew, as after any restart.
+    fn not_committed(
+        &mut self,
+        positions: &[(TopicPartition, super::Position)],
+        error: CommitError,
+    ) -> Result<(), Stop> {
+        for (inbox, _) in positions {
+            self.slots.insert(*inbox, None);
+        }
+        self.commit_failures += 1;
+        if self.commit_failures > self.config.commit_failures_max {
+            return Err(Stop::Commit {
+                failures: self.commit_failures,
+                last: error,
+            });
+        }
+        match error {
+            CommitError::Aborted(_) => Ok(()),
+            CommitError::Unknown(_) | CommitError::Fatal(_) => Ok(self.log.reconnect()?),
+        }
+    }
+
+    /// Appends a Tick where time must go on and nothing came, or where due alarms had to stay.
+    fn tick(&mut self, now: i64) -> Result<(), Stop> {
+        for (&inbox, slot) in &mut self.slots {
+            let Some(slot) = slot else { continue };
+            let next = slot.running.task.position().map_or(0, |p| p.next);
+            slot.tick = slot.tick.filter(|&tick| tick >= next);
+            let quiet = now - slot.heard_ms >= self.config.tick_after.0;
+            if slot.tick.is_none() && (quiet || slot.running.rest_due) && slot.running.task.waits()
+            {
+                slot.tick = Some(self.log.append(Outgoing {
+                    to: inbox,
+                    time: Time::default(),
+                    key: Vec::new(),
+                    value: Vec::new(),
+                    headers: Vec::new(),
+                })?);
+                slot.heard_ms = now;
+            }
+        }
+        Ok(())
+    }
+}
