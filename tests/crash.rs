@@ -11,7 +11,6 @@ use homeostat::model::Time;
 use homeostat::runtime::simulated::Fault;
 use homeostat::runtime::{Outgoing, TimeSource, TopicPartition};
 use homeostat::sim::{Chaos, Plot, Script, Seed, World, check};
-use homeostat::stream::Topic;
 
 /// A world of a few records, and those records.
 fn small(seed: u64, faults: Vec<(usize, Fault)>) -> (Plot, Vec<toy::Line>) {

@@ -326,7 +326,7 @@ const DECIDE_EVERY: usize = 7;
 const STALL_TURNS: usize = 4;
 
 /// Rounds after which a world that does not settle has failed.
-const ROUNDS_MAX: usize = 5000;
+const ROUNDS_MAX: usize = 600;
 
 /// Faults drawn by chance.
 const EVERY_FAULT: &[Fault] = &[

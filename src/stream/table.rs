@@ -241,7 +241,8 @@ impl<K: Key, V: Row> Table<K, V> {
         let before = rows.remove(&key);
         let mut below = before.as_ref().and_then(|slot| slot.below);
         if row.is_none() && below.is_none() {
-            below = Some(self.base.get(&key_bytes(self.id, &key)).is_some());
+            below =
+                Some(rows.was_found(&key) || self.base.get(&key_bytes(self.id, &key)).is_some());
         }
         if row.is_some() || below != Some(false) {
             let slot = Slot {
@@ -353,6 +354,16 @@ impl<K: Key, V> Rows<K, V> {
         let slot = self.living.remove(key).or_else(|| self.gone.remove(key))?;
         self.clean -= usize::from(!slot.changed);
         Some(slot)
+    }
+
+    /// Whether a search ended at this row of the base: known without asking a base that may have
+    /// failed since and answer nothing.
+    fn was_found(&self, key: &K) -> bool {
+        let found = self
+            .search
+            .as_ref()
+            .and_then(|search| search.found.as_ref());
+        found.is_some_and(|(found, _)| found == key)
     }
 
     fn forget_clean(&mut self) {
@@ -577,6 +588,34 @@ mod tests {
         let mut rows = Vec::new();
         table.drain(&mut rows);
         assert_eq!(rows, []);
+    }
+
+    /// A base that answers until it is told to fail.
+    struct Failing(Map, std::cell::Cell<bool>);
+
+    impl Base for Failing {
+        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+            self.0.get(key).filter(|_| !self.1.get())
+        }
+
+        fn next(&self, from: &[u8], to: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+            self.0.next(from, to).filter(|_| !self.1.get())
+        }
+    }
+
+    #[test]
+    fn a_removed_row_stays_removed_when_the_base_fails() {
+        let base = Rc::new(Failing(Map::default(), std::cell::Cell::new(false)));
+        let name = |text: &str| Name(text.into());
+        let mut table: Table<Name, u64> = Table::new(7, base.clone());
+        base.0.write(vec![(
+            key_bytes(7, &name("a")),
+            Some(1u64.to_be_bytes().to_vec()),
+        )]);
+        assert!(table.first(&name(""), &name("z")).is_some());
+        base.1.set(true);
+        table.put(name("a"), None);
+        assert!(table.first(&name(""), &name("z")).is_none());
     }
 
     /// A base that counts how often it is searched.
