@@ -21,7 +21,7 @@ fn small(seed: u64, faults: Vec<(usize, Fault)>) -> (Plot, Vec<toy::Line>) {
         config.time_source = TimeSource::Sample;
     }
     let length = 8 + draw.below(16) as usize;
-    let script = toy::script(&mut draw, length);
+    let script = toy::script(&mut draw, length, seed % 50 == 0);
     let plot = Plot {
         seed,
         stages: toy::stages(1),
@@ -130,7 +130,7 @@ fn chance() {
         let (mut plot, _) = small(seed, Vec::new());
         plot.chaos = Chaos::ALL;
         plot.workers = 1 + (seed % 3) as usize;
-        let script = toy::script(&mut Seed(seed ^ 0xFFFF), 80);
+        let script = toy::script(&mut Seed(seed ^ 0xFFFF), 80, seed % 4 == 0);
         if let Err(why) = run(plot, script) {
             panic!(
                 "seed {seed}: {why}\n\
@@ -143,6 +143,6 @@ fn chance() {
 const START: Time = Time(1_767_225_600_000);
 
 /// Crash points that a run of the tests visits at least.
-const POINTS: usize = 2_000;
+const POINTS: usize = 100_000;
 
-const CHANCE_SEEDS: u64 = 50;
+const CHANCE_SEEDS: u64 = 2000;

@@ -349,6 +349,14 @@ impl Simulated {
         self.0.borrow_mut().partition(of).entries.len() as i64
     }
 
+    /// One past the last record that a reader can see, once all is decided.
+    pub fn visible_end(&self, of: TopicPartition) -> i64 {
+        let mut cluster = self.0.borrow_mut();
+        let mut entries = cluster.partition(of).entries.iter();
+        let last = entries.rposition(|entry| entry.fate != Fate::Hidden);
+        last.map_or(0, |last| last as i64 + 1)
+    }
+
     /// The records that stand in a partition, trimmed ones too.
     pub fn written(&self, of: TopicPartition) -> Vec<Written> {
         let mut cluster = self.0.borrow_mut();

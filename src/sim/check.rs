@@ -171,6 +171,11 @@ fn show((key, value): &(Vec<u8>, Vec<u8>)) -> String {
 
 /// Whether `got` holds exactly the records of `sources`, each source's in its order.
 fn interleaved(of: TopicPartition, got: &[Bare], sources: Vec<Vec<Bare>>) -> Result<(), String> {
+    if let [source] = &sources[..]
+        && source == got
+    {
+        return Ok(());
+    }
     let told = |bare: &Bare| show(&(bare.0.clone(), bare.1.clone()));
     for source in &sources {
         let mut rest = got.iter();

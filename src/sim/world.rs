@@ -290,12 +290,11 @@ impl World {
     /// Whether every inbox is folded and committed to its end.
     fn settled(&self) -> bool {
         self.inboxes().all(|inbox| {
-            let last = self
+            let next = self
                 .cluster
-                .written(inbox)
-                .last()
-                .map(|w| w.record.offset + 1);
-            last.is_none_or(|end| self.cluster.position(inbox).is_some_and(|p| p.next == end))
+                .position(inbox)
+                .map_or(0, |position| position.next);
+            next == self.cluster.visible_end(inbox)
         })
     }
 

@@ -54,8 +54,8 @@ pub fn config(seed: &mut Seed) -> Config {
 /// A record of a script: gap, topic, key, value.
 pub type Line = (Span, Topic, Vec<u8>, Vec<u8>);
 
-/// Records of a small fleet.
-pub fn script(seed: &mut Seed, length: usize) -> Vec<Line> {
+/// Records of a small fleet; with `bursts` some cause more events than a record may.
+pub fn script(seed: &mut Seed, length: usize, bursts: bool) -> Vec<Line> {
     (0..length)
         .map(|_| {
             let node = ["n1", "n2", "n3", "trap"][seed.below(4) as usize];
@@ -67,7 +67,7 @@ pub fn script(seed: &mut Seed, length: usize) -> Vec<Line> {
             let value = match seed.below(24) {
                 0 => "bad".to_owned(),
                 1 => format!("{node} panic"),
-                2 if seed.one_in(3) => format!("{node} burst"),
+                2 if bursts => format!("{node} burst"),
                 3 => String::new(),
                 _ => format!("{node} hello"),
             };
