@@ -5,6 +5,7 @@
 //! in which order, stands in [`commit`].
 
 pub mod commit;
+pub mod export;
 mod log;
 mod route;
 pub mod simulated;

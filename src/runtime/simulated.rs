@@ -280,6 +280,21 @@ impl Simulated {
         to
     }
 
+    /// Puts recorded records into an empty partition, each at its offset; gaps are filled with
+    /// entries that no reader sees.
+    pub fn load(&self, of: TopicPartition, records: Vec<Record>) {
+        let mut cluster = self.0.borrow_mut();
+        for record in records {
+            while (cluster.partition(of).entries.len() as i64) < record.offset {
+                cluster.push_marker(of);
+            }
+            cluster.partition(of).entries.push(Entry {
+                record,
+                fate: Fate::Plain,
+            });
+        }
+    }
+
     /// What time it is, without any broker's skew.
     pub fn now(&self) -> Time {
         self.0.borrow().now

@@ -196,10 +196,7 @@ impl World {
             let place = &self.workers[(first + i) % self.workers.len()];
             let mut worker = place.worker.borrow_mut();
             if worker.is_none() {
-                let (log, stores) = self.cluster.connect(&place.name);
-                let clock = Rc::new(self.cluster.clone());
-                let (stages, config) = (self.plot.stages.clone(), self.plot.config.clone());
-                *worker = Worker::new(log, stores, clock, stages, config).ok();
+                *worker = start(&self.cluster, &self.plot, &place.name);
                 self.restarts += 1;
             }
             let Some(running) = &mut *worker else {
@@ -260,28 +257,40 @@ impl World {
         }
     }
 
-    /// While one worker stands still, its session ends and the others take over.
+    /// While one worker stands still, its session ends and the others take over, or another one of
+    /// its name is started on its disk.
     fn let_others_run_in_a_stall(&self) {
-        let cluster = self.cluster.clone();
+        let (cluster, plot) = (self.cluster.clone(), self.plot.clone());
         let places: Vec<_> = self
             .workers
             .iter()
             .map(|place| (place.name.clone(), place.worker.clone()))
             .collect();
+        let mut seed = Seed(!self.plot.seed);
         self.cluster.on_stall(move || {
-            for (name, worker) in &places {
-                if worker.try_borrow_mut().is_err() {
+            let stalled = |worker: &RefCell<_>| worker.try_borrow_mut().is_err();
+            let names = places.iter().filter(|(_, worker)| stalled(worker));
+            let mut replacements = Vec::new();
+            for (name, _) in names {
+                if seed.one_in(2) {
                     cluster.throw_out(name);
+                } else {
+                    replacements.extend(start(&cluster, &plot, name));
                 }
             }
-            for (_, worker) in std::iter::repeat_n(&places, STALL_TURNS).flatten() {
+            for _ in 0..STALL_TURNS {
                 cluster.advance(FLUSH);
-                let Ok(mut worker) = worker.try_borrow_mut() else {
-                    continue;
-                };
-                let failed = worker.as_mut().is_some_and(|w| w.turn(FLUSH).is_err());
-                if failed {
-                    *worker = None;
+                replacements.retain_mut(|worker| worker.turn(FLUSH).is_ok());
+                for (_, worker) in &places {
+                    let Ok(mut worker) = worker.try_borrow_mut() else {
+                        continue;
+                    };
+                    let failed = worker
+                        .as_mut()
+                        .is_some_and(|w: &mut Worker| w.turn(FLUSH).is_err());
+                    if failed {
+                        *worker = None;
+                    }
                 }
             }
         });
@@ -310,6 +319,13 @@ impl World {
         let topics = self.plot.stages.iter().map(|stage| stage.inbox);
         topics.flat_map(|topic| self.cluster.partitions(topic))
     }
+}
+
+/// Starts a worker; `None` when it died of a fault at once.
+fn start(cluster: &Simulated, plot: &Plot, name: &str) -> Option<Worker> {
+    let (log, stores) = cluster.connect(name);
+    let clock = Rc::new(cluster.clone());
+    Worker::new(log, stores, clock, plot.stages.clone(), plot.config.clone()).ok()
 }
 
 /// 2026-01-01T00:00:00Z.

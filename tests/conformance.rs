@@ -1,0 +1,329 @@
+//! What every back end of the `Log` port must do. The suite is generic over a [`Harness`]; a back
+//! end conforms when `conforms` returns.
+
+use homeostat::model::{Span, Time};
+use homeostat::runtime::simulated::{Settings, Simulated};
+use homeostat::runtime::{
+    CommitError, Log, LogError, Outgoing, Polled, Position, Record, TimeSource, TopicPartition,
+};
+use homeostat::stream::Topic;
+
+/// How the suite gets at a back end. Every call of [`Harness::fresh`] begins with empty topics of
+/// two partitions; the group consumes `metrics`.
+trait Harness {
+    /// Empties everything.
+    fn fresh(&mut self);
+
+    /// Connects a worker of this name; an older one of the same name is fenced.
+    fn connect(&mut self, worker: &str) -> Box<dyn Log>;
+
+    /// Appends a record from outside.
+    fn append(&mut self, to: TopicPartition, value: &[u8]);
+}
+
+struct InMemory(Simulated);
+
+impl InMemory {
+    fn new() -> Self {
+        InMemory(Simulated::new(Settings {
+            partitions: 2,
+            inboxes: vec![Topic::Metrics],
+            time_source: TimeSource::Log,
+            brokers: 2,
+            now: Time(1_000_000),
+            delivery: None,
+        }))
+    }
+}
+
+impl Harness for InMemory {
+    fn fresh(&mut self) {
+        *self = InMemory::new();
+    }
+
+    fn connect(&mut self, worker: &str) -> Box<dyn Log> {
+        self.0.connect(worker).0
+    }
+
+    fn append(&mut self, to: TopicPartition, value: &[u8]) {
+        self.0.load(
+            to,
+            vec![Record {
+                offset: self.0.end(to),
+                time: self.0.now(),
+                key: b"k".to_vec(),
+                value: value.to_vec(),
+                headers: vec![],
+            }],
+        );
+    }
+}
+
+#[test]
+fn the_simulated_log_conforms() {
+    conforms(&mut InMemory::new());
+}
+
+fn conforms(harness: &mut dyn Harness) {
+    for (name, rule) in RULES {
+        harness.fresh();
+        println!("{name}");
+        rule(harness);
+    }
+}
+
+const RULES: &[(&str, fn(&mut dyn Harness))] = &[
+    (
+        "records come in order, once, from where they are asked for",
+        in_order,
+    ),
+    ("no record comes before it is asked for", nothing_unasked),
+    (
+        "a commit makes outputs and positions visible together",
+        all_together,
+    ),
+    ("a commit says where each partition ends", ends),
+    ("a bounded read ends where it is told", bounded),
+    ("a position carries its times", times_carried),
+    ("an older worker of the same name cannot commit", fenced),
+    (
+        "a second member gets its share after the first let go of it",
+        shares,
+    ),
+    (
+        "what was revoked is told before anything new comes",
+        revoked_first,
+    ),
+    ("an append stands at the offset that it is told", appended),
+    (
+        "headers, empty keys and empty values survive",
+        bytes_survive,
+    ),
+];
+
+fn inbox(partition: i32) -> TopicPartition {
+    TopicPartition {
+        topic: Topic::Metrics,
+        partition,
+    }
+}
+
+fn events(partition: i32) -> TopicPartition {
+    TopicPartition {
+        topic: Topic::Events,
+        partition,
+    }
+}
+
+fn out(to: TopicPartition, value: &str) -> Outgoing {
+    Outgoing {
+        to,
+        time: Time(5),
+        key: b"key".to_vec(),
+        value: value.into(),
+        headers: vec![("h".into(), vec![0, 255])],
+    }
+}
+
+fn at(next: i64) -> Position {
+    Position {
+        next,
+        time: Time(next * 10),
+        hears_since: Time(-3),
+    }
+}
+
+/// Polls until something satisfies `enough`, a bounded number of times.
+fn poll(log: &mut dyn Log, enough: impl Fn(&Polled) -> bool) -> (Polled, Vec<TopicPartition>) {
+    let (mut all, mut revoked) = (Polled::default(), Vec::new());
+    for _ in 0..POLLS_MAX {
+        let polled = log
+            .poll(100, Span(100), &mut |of| revoked.push(of))
+            .unwrap();
+        all.assigned.extend(polled.assigned);
+        all.records.extend(polled.records);
+        if enough(&all) {
+            return (all, revoked);
+        }
+    }
+    panic!("nothing more came: {all:?}");
+}
+
+fn joined(harness: &mut dyn Harness, name: &str, inboxes: usize) -> Box<dyn Log> {
+    let mut log = harness.connect(name);
+    poll(&mut *log, |all| all.assigned.len() >= inboxes);
+    log
+}
+
+fn values(records: &[(TopicPartition, Record)]) -> Vec<String> {
+    let text = |(_, record): &(_, Record)| String::from_utf8_lossy(&record.value).into_owned();
+    records.iter().map(text).collect()
+}
+
+/// All committed records of a partition.
+fn read_all(log: &mut dyn Log, of: TopicPartition) -> Vec<Record> {
+    let (mut next, end) = (log.start(of).unwrap(), log.end(of).unwrap());
+    let mut records = Vec::new();
+    while next < end {
+        let chunk = log.read(of, next, end, 2).unwrap();
+        assert!(chunk.next > next, "a read moves on");
+        next = chunk.next;
+        records.extend(chunk.records);
+    }
+    records
+}
+
+fn in_order(harness: &mut dyn Harness) {
+    (0..5).for_each(|n| harness.append(inbox(0), format!("{n}").as_bytes()));
+    let mut log = joined(harness, "w", 2);
+    log.go_on(inbox(0), 2).unwrap();
+    let (polled, _) = poll(&mut *log, |all| all.records.len() >= 3);
+    assert_eq!(values(&polled.records), ["2", "3", "4"]);
+    let offsets: Vec<i64> = polled.records.iter().map(|(_, r)| r.offset).collect();
+    assert_eq!(offsets, [2, 3, 4]);
+    log.go_on(inbox(0), 4).unwrap();
+    let (polled, _) = poll(&mut *log, |all| !all.records.is_empty());
+    assert_eq!(values(&polled.records), ["4"]);
+}
+
+fn nothing_unasked(harness: &mut dyn Harness) {
+    harness.append(inbox(0), b"0");
+    let mut log = joined(harness, "w", 2);
+    for _ in 0..3 {
+        let polled = log.poll(10, Span(0), &mut |_| {}).unwrap();
+        assert_eq!(polled.records, []);
+    }
+}
+
+fn all_together(harness: &mut dyn Harness) {
+    let mut log = joined(harness, "w", 2);
+    assert_eq!(log.position(inbox(1)).unwrap(), None);
+    log.commit(
+        vec![out(events(0), "a"), out(events(1), "b")],
+        &[(inbox(1), at(4))],
+    )
+    .unwrap();
+    assert_eq!(log.position(inbox(1)).unwrap(), Some(at(4)));
+    assert_eq!(log.position(inbox(0)).unwrap(), None);
+    for (partition, value) in [(0, b"a"), (1, b"b")] {
+        let records = read_all(&mut *log, events(partition));
+        assert_eq!(records.len(), 1);
+        assert_eq!(records[0].value, value);
+    }
+}
+
+fn ends(harness: &mut dyn Harness) {
+    let mut log = joined(harness, "w", 2);
+    for round in 0..3 {
+        let outputs = vec![out(events(1), "a"), out(events(1), "b")];
+        let ends = log.commit(outputs, &[(inbox(0), at(round))]).unwrap();
+        let last = read_all(&mut *log, events(1)).pop().unwrap();
+        assert_eq!(ends, [(events(1), last.offset + 1)]);
+    }
+}
+
+fn bounded(harness: &mut dyn Harness) {
+    let mut log = joined(harness, "w", 2);
+    for n in 0..4 {
+        let outputs = vec![out(events(0), &n.to_string())];
+        log.commit(outputs, &[(inbox(0), at(n))]).unwrap();
+    }
+    let records = read_all(&mut *log, events(0));
+    assert_eq!(records.len(), 4);
+    let (from, to) = (records[1].offset, records[3].offset);
+    let chunk = log.read(events(0), from, to, 100).unwrap();
+    assert_eq!(chunk.records, records[1..3]);
+    assert_eq!(chunk.next, to);
+    let chunk = log.read(events(0), from, to, 1).unwrap();
+    assert_eq!(chunk.records, records[1..2]);
+}
+
+fn times_carried(harness: &mut dyn Harness) {
+    let mut log = joined(harness, "w", 2);
+    let position = Position {
+        next: 1 << 40,
+        time: Time(1_767_225_600_123),
+        hears_since: Time(0),
+    };
+    log.commit(vec![], &[(inbox(0), position)]).unwrap();
+    drop(log);
+    let mut log = harness.connect("v");
+    assert_eq!(log.position(inbox(0)).unwrap(), Some(position));
+}
+
+fn fenced(harness: &mut dyn Harness) {
+    let mut old = joined(harness, "w", 2);
+    let mut new = harness.connect("w");
+    let refused = old.commit(vec![out(events(0), "late")], &[(inbox(0), at(9))]);
+    assert!(matches!(refused, Err(CommitError::Fatal(_))), "{refused:?}");
+    assert!(matches!(old.reconnect(), Err(LogError::Fenced(_))));
+    assert_eq!(read_all(&mut *new, events(0)), []);
+    assert_eq!(new.position(inbox(0)).unwrap(), None);
+}
+
+fn shares(harness: &mut dyn Harness) {
+    let mut first = joined(harness, "a", 2);
+    let mut second = harness.connect("b");
+    let (mut lost, mut got) = (Vec::new(), Vec::new());
+    for _ in 0..POLLS_MAX {
+        let polled = second.poll(10, Span(100), &mut |_| {}).unwrap();
+        assert!(
+            polled.assigned.is_empty() || !lost.is_empty(),
+            "not before it was let go"
+        );
+        got.extend(polled.assigned);
+        first.poll(10, Span(100), &mut |of| lost.push(of)).unwrap();
+        if !got.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(got, lost);
+    assert_eq!(got.len(), 1);
+}
+
+fn revoked_first(harness: &mut dyn Harness) {
+    harness.append(inbox(0), b"0");
+    harness.append(inbox(1), b"1");
+    let mut first = joined(harness, "a", 2);
+    let _second = harness.connect("b").poll(10, Span(100), &mut |_| {});
+    for partition in [0, 1] {
+        first.go_on(inbox(partition), 0).unwrap();
+    }
+    let mut lost = Vec::new();
+    for _ in 0..POLLS_MAX {
+        let polled = first.poll(10, Span(100), &mut |of| lost.push(of)).unwrap();
+        assert!(polled.records.iter().all(|(of, _)| !lost.contains(of)));
+        if !lost.is_empty() {
+            return;
+        }
+    }
+    panic!("nothing was revoked");
+}
+
+fn appended(harness: &mut dyn Harness) {
+    let mut log = joined(harness, "w", 2);
+    log.commit(vec![out(inbox(0), "x")], &[]).unwrap();
+    let offset = log.append(out(inbox(0), "tick")).unwrap();
+    let records = read_all(&mut *log, inbox(0));
+    let last = records.last().unwrap();
+    assert_eq!((last.offset, &last.value[..]), (offset, &b"tick"[..]));
+}
+
+fn bytes_survive(harness: &mut dyn Harness) {
+    let mut log = joined(harness, "w", 2);
+    let mut empty = out(events(0), "");
+    empty.key.clear();
+    let full = out(events(0), "\u{0}\u{1}");
+    log.commit(vec![empty.clone(), full.clone()], &[(inbox(0), at(1))])
+        .unwrap();
+    let records = read_all(&mut *log, events(0));
+    for (record, sent) in records.iter().zip([empty, full]) {
+        assert_eq!(record.key, sent.key);
+        assert_eq!(record.value, sent.value);
+        assert_eq!(record.headers, sent.headers);
+    }
+    assert_eq!(records.len(), 2);
+}
+
+/// Polls after which what should have come has not.
+const POLLS_MAX: usize = 100;
