@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use homeostat::model::Time;
 use homeostat::runtime::simulated::Fault;
-use homeostat::runtime::{Outgoing, TimeSource, TopicPartition};
+use homeostat::runtime::{Config, Outgoing, Position, TimeSource, TopicPartition};
 use homeostat::sim::{Chaos, Plot, Script, Seed, World, check};
+use homeostat::stream::Topic;
 
 /// A world of a few records, and those records.
 fn small(seed: u64, faults: Vec<(usize, Fault)>) -> (Plot, Vec<toy::Line>) {
@@ -138,6 +139,159 @@ fn chance() {
             );
         }
     }
+}
+
+/// A world of one worker that has folded a few records and was ended in order, ready to be spoilt.
+fn ended() -> World {
+    let (plot, script) = (plain_plot(), toy::script(&mut Seed(5), 30, false));
+    let mut world = run(plot, script).unwrap();
+    world.finish().unwrap();
+    world
+}
+
+fn plain_plot() -> Plot {
+    Plot {
+        seed: 5,
+        stages: toy::stages(1),
+        config: Config::default(),
+        partitions: 1,
+        workers: 1,
+        faults: Vec::new(),
+        chaos: Chaos::default(),
+    }
+}
+
+fn first(topic: Topic) -> TopicPartition {
+    TopicPartition {
+        topic,
+        partition: 0,
+    }
+}
+
+/// Starts the world again: it must stop, and say these words.
+fn check_stop(mut world: World, words: &[&str]) {
+    let stop = world.run(&mut Script::new(START, Vec::new())).unwrap_err();
+    for word in words {
+        assert!(stop.contains(word), "{stop:?} should contain {word:?}");
+    }
+}
+
+#[test]
+fn rows_ahead_of_the_log_are_a_stop_with_both_numbers() {
+    let world = ended();
+    let inbox = first(Topic::Metrics);
+    let position = world.cluster.position(inbox).unwrap();
+    let (state, committed) = (position.next, position.next - 3);
+    let earlier = Position {
+        next: committed,
+        ..position
+    };
+    world.cluster.set_position(inbox, Some(earlier));
+    let (state, committed) = (state.to_string(), committed.to_string());
+    check_stop(world, &["metrics/0", &state, &committed]);
+}
+
+#[test]
+fn rows_without_a_committed_position_are_a_stop() {
+    let world = ended();
+    world.cluster.set_position(first(Topic::Metrics), None);
+    check_stop(world, &["count", "no committed position of metrics/0"]);
+}
+
+#[test]
+fn events_without_a_committed_position_are_a_stop() {
+    let world = ended();
+    world.cluster.put_disk("worker-0", None);
+    world.cluster.set_position(first(Topic::PlanInbox), None);
+    check_stop(
+        world,
+        &[
+            "decide",
+            "no committed position of plan-inbox/0",
+            "events/0 holds",
+        ],
+    );
+}
+
+#[test]
+fn a_log_that_starts_after_the_rows_is_a_stop_with_both_numbers() {
+    let mut world = ended();
+    let copy = world.cluster.copy_disk("worker-0");
+    world
+        .run(&mut Script::new(
+            START,
+            toy::script(&mut Seed(6), 20, false),
+        ))
+        .unwrap();
+    world.finish().unwrap();
+    let inbox = first(Topic::Metrics);
+    let start = world.cluster.position(inbox).unwrap().next - 1;
+    world.cluster.trim(inbox, start);
+    world.cluster.put_disk("worker-0", Some(&copy));
+    check_stop(world, &["from offset", &start.to_string()]);
+}
+
+#[test]
+fn a_log_that_ends_before_the_committed_position_is_a_stop() {
+    let world = ended();
+    let inbox = first(Topic::Metrics);
+    world.cluster.cut(inbox, 7);
+    let committed = world.cluster.position(inbox).unwrap().next.to_string();
+    check_stop(world, &[&committed, "ends at 7"]);
+}
+
+#[test]
+fn another_record_where_the_last_folded_one_stood_is_a_stop() {
+    let world = ended();
+    let inbox = first(Topic::Metrics);
+    let last = world.cluster.position(inbox).unwrap().next - 1;
+    world
+        .cluster
+        .tamper(inbox, last, |record| record.value.push(b'!'));
+    check_stop(world, &["metrics/0", "SHA-256"]);
+}
+
+#[test]
+fn an_unknown_event_is_a_stop() {
+    let world = ended();
+    world.cluster.put_disk("worker-0", None);
+    let events = first(Topic::Events);
+    world.cluster.tamper(events, 2, |record| {
+        record.value = b"2 flew n1 @1 5 odd".to_vec()
+    });
+    check_stop(world, &["record 2 of events/0", "newer version"]);
+}
+
+#[test]
+fn rows_of_another_encoding_are_thrown_away_and_built_anew() {
+    let before = ended();
+    let mut plot = plain_plot();
+    let rows = before.cluster.copy_disk("worker-0");
+    plot.stages = toy::stages(2);
+    let mut after = World::on(before.cluster.clone(), plot.clone());
+    let more = toy::script(&mut Seed(7), 20, false);
+    after.run(&mut Script::new(START, more)).unwrap();
+    after.finish().unwrap();
+    check::recorded(&after.cluster, &plot.stages, &plot.config).unwrap();
+    assert_ne!(rows, after.cluster.copy_disk("worker-0"));
+}
+
+/// Whatever the way, the rows at its end are the same: those of a run without faults.
+#[test]
+fn a_lost_disk_is_built_anew_to_the_same_rows() {
+    let mut world = ended();
+    let rows = world.cluster.copy_disk("worker-0");
+    world.cluster.put_disk("worker-0", None);
+    let more = toy::script(&mut Seed(7), 20, false);
+    world.run(&mut Script::new(START, more.clone())).unwrap();
+    world.finish().unwrap();
+    let mut other = ended();
+    assert_eq!(other.cluster.copy_disk("worker-0"), rows);
+    other.run(&mut Script::new(START, more)).unwrap();
+    other.finish().unwrap();
+    check::recorded(&world.cluster, &plain_plot().stages, &plain_plot().config).unwrap();
+    let nodes = |world: &World| world.cluster.copy_disk("worker-0").rows("count", 1);
+    assert_eq!(nodes(&world), nodes(&other));
 }
 
 const START: Time = Time(1_767_225_600_000);

@@ -59,6 +59,9 @@ pub enum Fault {
         /// How it will be decided.
         commits: bool,
     },
+    /// A commit: outcome unknown; its requests are on the way and reach the brokers later, unless a
+    /// new producer or a new generation of the group came first.
+    Late,
     /// A commit: in flight, decided later, and the worker dies.
     CrashInFlight {
         /// How it will be decided.
@@ -111,6 +114,7 @@ impl Operation {
                 Fault::UnknownLost,
                 Fault::InFlight { commits: true },
                 Fault::InFlight { commits: false },
+                Fault::Late,
                 Fault::CrashInFlight { commits: true },
                 Fault::CrashInFlight { commits: false },
                 Fault::Fatal,
@@ -134,6 +138,7 @@ struct Cluster {
     topics: BTreeMap<TopicPartition, Partition>,
     positions: BTreeMap<TopicPartition, Position>,
     in_flight: Vec<InFlight>,
+    late: Vec<Late>,
     /// Per worker's name the instance that is the last to have connected, and its producer's epoch.
     producers: BTreeMap<String, (u64, u64)>,
     group: Group,
@@ -179,6 +184,16 @@ struct InFlight {
     commits: bool,
 }
 
+/// A commit that did not reach the brokers yet.
+struct Late {
+    worker: String,
+    /// Of the worker when it sent it.
+    producer: (u64, u64),
+    generation: u64,
+    outputs: Vec<Outgoing>,
+    positions: Vec<(TopicPartition, Position)>,
+}
+
 #[derive(Default)]
 struct Group {
     generation: u64,
@@ -211,6 +226,7 @@ impl Simulated {
             topics,
             positions: BTreeMap::new(),
             in_flight: Vec::new(),
+            late: Vec::new(),
             producers: BTreeMap::new(),
             group: Group::default(),
             disks: BTreeMap::new(),
@@ -313,7 +329,23 @@ impl Simulated {
 
     /// Decides the transactions in flight: their time is over.
     pub fn decide(&self) {
-        self.0.borrow_mut().decide(|_| true);
+        let mut cluster = self.0.borrow_mut();
+        cluster.decide(|_| true);
+        for late in std::mem::take(&mut cluster.late) {
+            let member = cluster.group.members.get(&late.worker);
+            let current = member.is_some_and(|member| {
+                member.instance == late.producer.0 && member.generation == late.generation
+            });
+            if current && cluster.producers[&late.worker] == late.producer {
+                cluster.write(
+                    &late.worker,
+                    late.outputs,
+                    &late.positions,
+                    Some(true),
+                    true,
+                );
+            }
+        }
     }
 
     /// Throws a worker out of the group without telling it: its session timed out.
@@ -422,6 +454,16 @@ impl Simulated {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskCopy(Vec<(DiskKey, BTreeMap<Vec<u8>, Vec<u8>>)>);
 
+impl DiskCopy {
+    /// The rows of a stage whose key begins with this byte, of all of its partitions in order.
+    pub fn rows(&self, stage: &str, table: u8) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let disks = self.0.iter().filter(|(key, _)| key.1 == stage);
+        let rows = disks.flat_map(|(_, rows)| rows.range(vec![table]..vec![table + 1]));
+        rows.map(|(key, value)| (key.clone(), value.clone()))
+            .collect()
+    }
+}
+
 /// Worker, stage, partition.
 type DiskKey = (String, String, i32);
 
@@ -470,6 +512,34 @@ impl Cluster {
             headers: Vec::new(),
         };
         self.push(marker, Fate::Hidden);
+    }
+
+    /// Writes a transaction: decided at once, or left in flight.
+    fn write(
+        &mut self,
+        producer: &str,
+        outputs: Vec<Outgoing>,
+        positions: &[(TopicPartition, Position)],
+        decided: Option<bool>,
+        commits: bool,
+    ) -> Vec<(TopicPartition, i64)> {
+        self.transactions += 1;
+        let transaction = self.transactions;
+        let mut ends = BTreeMap::new();
+        for output in outputs {
+            let to = output.to;
+            ends.insert(to, self.push(output, Fate::Open(transaction)) + 1);
+        }
+        self.in_flight.push(InFlight {
+            transaction,
+            producer: producer.to_owned(),
+            positions: positions.to_vec(),
+            commits,
+        });
+        if decided.is_some() {
+            self.decide(|in_flight| in_flight.transaction == transaction);
+        }
+        ends.into_iter().collect()
     }
 
     /// Decides the transactions in flight that are chosen.
@@ -654,33 +724,6 @@ impl SimulatedLog {
         }
         .map(CommitError::Aborted)
     }
-
-    fn write(
-        &self,
-        outputs: Vec<Outgoing>,
-        positions: &[(TopicPartition, Position)],
-        decided: Option<bool>,
-        commits: bool,
-    ) -> Vec<(TopicPartition, i64)> {
-        let mut cluster = self.cluster();
-        cluster.transactions += 1;
-        let transaction = cluster.transactions;
-        let mut ends = BTreeMap::new();
-        for output in outputs {
-            let to = output.to;
-            ends.insert(to, cluster.push(output, Fate::Open(transaction)) + 1);
-        }
-        cluster.in_flight.push(InFlight {
-            transaction,
-            producer: self.process.name.clone(),
-            positions: positions.to_vec(),
-            commits,
-        });
-        if decided.is_some() {
-            cluster.decide(|in_flight| in_flight.transaction == transaction);
-        }
-        ends.into_iter().collect()
-    }
 }
 
 impl Log for SimulatedLog {
@@ -767,11 +810,24 @@ impl Log for SimulatedLog {
             }
         }
         if let Some(refusal) = self.refusal() {
-            self.write(outputs, &[], Some(true), false);
+            let name = &self.process.name;
+            self.cluster().write(name, outputs, &[], Some(true), false);
             return Err(refusal);
         }
         let name = &self.process.name;
         let unknown = || CommitError::Unknown(format!("{name}: no answer"));
+        if fault == Some(Fault::Late) {
+            let mut cluster = self.cluster();
+            let late = Late {
+                worker: name.clone(),
+                producer: (self.process.instance, self.epoch),
+                generation: cluster.group.generation,
+                outputs,
+                positions: positions.to_vec(),
+            };
+            cluster.late.push(late);
+            return Err(unknown());
+        }
         let (error, decided, commits) = match fault {
             None | Some(Fault::Stall) => (None, Some(true), true),
             Some(Fault::CrashAfter) => (
@@ -789,13 +845,15 @@ impl Log for SimulatedLog {
                 let error = CommitError::Aborted(format!("{name}: told to abort"));
                 (Some(error), Some(true), false)
             }
-            Some(Fault::Fatal | Fault::CrashBefore | Fault::Revoke) => {
+            Some(Fault::Fatal | Fault::CrashBefore | Fault::Revoke | Fault::Late) => {
                 self.cluster().producers.entry(name.clone()).or_default().1 += 1;
                 let error = CommitError::Fatal(format!("producer {name} timed out"));
                 (Some(error), Some(true), false)
             }
         };
-        let ends = self.write(outputs, positions, decided, commits);
+        let ends = self
+            .cluster()
+            .write(name, outputs, positions, decided, commits);
         error.map_or(Ok(ends), Err)
     }
 

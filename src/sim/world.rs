@@ -114,15 +114,20 @@ struct Place {
 impl World {
     /// A world at its beginning.
     pub fn new(plot: Plot) -> Self {
-        let mut seed = Seed(plot.seed);
+        let delivery = plot.chaos.delivery.then(|| Seed(!plot.seed).draw());
         let cluster = Simulated::new(Settings {
             partitions: plot.partitions,
             inboxes: plot.stages.iter().map(|stage| stage.inbox).collect(),
             time_source: plot.config.time_source,
             brokers: 2,
             now: START,
-            delivery: plot.chaos.delivery.then(|| seed.draw()),
+            delivery,
         });
+        World::on(cluster, plot)
+    }
+
+    /// A world on a cluster with a past.
+    pub fn on(cluster: Simulated, plot: Plot) -> Self {
         cluster.strike(plot.faults.iter().copied());
         let workers: Vec<_> = (0..plot.workers)
             .map(|number| Place {
@@ -133,8 +138,8 @@ impl World {
             .collect();
         let world = World {
             cluster,
+            seed: Seed(plot.seed),
             plot,
-            seed,
             workers,
             restarts: 0,
         };
@@ -350,6 +355,7 @@ const EVERY_FAULT: &[Fault] = &[
     Fault::NotPersisted,
     Fault::Persisted,
     Fault::UnknownLost,
+    Fault::Late,
     Fault::InFlight { commits: true },
     Fault::InFlight { commits: false },
     Fault::CrashInFlight { commits: true },
