@@ -406,9 +406,16 @@ impl Simulated {
 
     /// The records that stand in a partition, trimmed ones too.
     pub fn written(&self, of: TopicPartition) -> Vec<Written> {
-        let mut cluster = self.0.borrow_mut();
-        let entries = cluster.partition(of).entries.iter();
-        entries
+        self.written_from(of, 0)
+    }
+
+    /// The same from an offset on, up to where a transaction is not decided.
+    pub fn written_from(&self, of: TopicPartition, from: i64) -> Vec<Written> {
+        let cluster = self.0.borrow();
+        let entries = &cluster.topics[&of].entries;
+        let end = cluster.stable_end(of).max(from);
+        entries[from as usize..end as usize]
+            .iter()
             .filter(|entry| matches!(entry.fate, Fate::Plain | Fate::Committed))
             .map(|entry| Written {
                 record: entry.record.clone(),

@@ -429,3 +429,317 @@ impl Failed {
 
 /// Longest event, bytes: the audit log's own format ends at 65,535.
 const EVENT_BYTES_MAX: usize = 60_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Span;
+    use crate::stream::{Alarms, NoBase, Table};
+
+    /// Keeps a time per key of letters: the record `k17` asks to be woken 17 s after it, `k!` asks
+    /// and then panics, `k?` is rejected. An alarm writes its key; `x` panics in its alarm, `z` does
+    /// not move, `m` writes 300 events, bit by bit.
+    struct Bells {
+        due: Table<Vec<u8>, Vec<u8>>,
+        alarms: Alarms,
+        hears: bool,
+    }
+
+    impl crate::stream::Key for Vec<u8> {
+        fn write(&self, out: &mut Vec<u8>) {
+            out.extend(self);
+        }
+
+        fn read(bytes: &[u8]) -> Option<Self> {
+            Some(bytes.to_vec())
+        }
+    }
+
+    impl crate::stream::Row for Vec<u8> {
+        fn write(&self, out: &mut Vec<u8>) {
+            out.extend(self);
+        }
+
+        fn read(bytes: &[u8]) -> Result<Self, crate::stream::RowError> {
+            Ok(bytes.to_vec())
+        }
+    }
+
+    impl Bells {
+        fn set(&mut self, at: &At, key: &[u8], due: Option<Time>) {
+            let before = self.wake_at(at, key);
+            let row = due.map(|due| due.0.to_be_bytes().to_vec());
+            self.due.put(key.to_vec(), row);
+            self.alarms.moved(key, before, due);
+        }
+    }
+
+    fn output(topic: Topic, text: &str) -> Output {
+        Output {
+            topic,
+            to: To::Same,
+            key: Vec::new(),
+            value: text.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    impl Fold for Bells {
+        fn own_key(&self, value: &[u8]) -> Option<Vec<u8>> {
+            let letters = value
+                .iter()
+                .take_while(|byte| byte.is_ascii_lowercase())
+                .count();
+            (letters > 0).then(|| value[..letters].to_vec())
+        }
+
+        fn record(
+            &mut self,
+            at: &At,
+            _key: &[u8],
+            value: &[u8],
+            out: &mut Vec<Output>,
+        ) -> Result<(), Reject> {
+            let Some(key) = self.own_key(value) else {
+                return Ok(());
+            };
+            let text = String::from_utf8_lossy(&value[key.len()..]).into_owned();
+            let seconds = text.parse().unwrap_or(1);
+            self.set(at, &key, Some(at.now + Span::seconds(seconds)));
+            out.push(output(Topic::Cycles, &String::from_utf8_lossy(value)));
+            match text.as_str() {
+                "!" => std::panic::resume_unwind(Box::new("told to")),
+                "?" => Err(Reject {
+                    reason: "asked",
+                    detail: "?".into(),
+                }),
+                _ => Ok(()),
+            }
+        }
+
+        fn hears(&self) -> bool {
+            self.hears
+        }
+
+        fn blind(&mut self, at: &At, from: Time, out: &mut Vec<Output>) {
+            let text = format!("blind {}-{}", from.0 / 1000, at.now.0 / 1000);
+            out.push(output(Topic::Cycles, &text));
+        }
+
+        fn alarms(&mut self) -> &mut Alarms {
+            &mut self.alarms
+        }
+
+        fn wake_at(&self, _at: &At, key: &[u8]) -> Option<Time> {
+            let row = self.due.get(&key.to_vec())?;
+            Some(Time(i64::from_be_bytes(row[..].try_into().unwrap())))
+        }
+
+        fn alarm(&mut self, at: &At, key: &[u8], out: &mut Vec<Output>) {
+            if key == b"m" {
+                let used = out.iter().filter(|o| o.topic == Topic::Events).count();
+                (used..200).for_each(|_| out.push(output(Topic::Events, "e")));
+                return;
+            }
+            if key != b"z" {
+                self.set(at, key, None);
+            }
+            out.push(output(
+                Topic::Cycles,
+                &format!("ring {}", key.escape_ascii()),
+            ));
+            if key == b"x" {
+                std::panic::resume_unwind(Box::new("x"));
+            }
+        }
+
+        fn begin(&mut self) {
+            self.due.begin();
+            self.alarms.begin();
+        }
+
+        fn accept(&mut self) {}
+
+        fn rollback(&mut self) {
+            self.due.rollback();
+            self.alarms.rollback();
+        }
+
+        fn evolve(&mut self, _value: &[u8]) -> Result<(), Reject> {
+            unreachable!("bells have no events")
+        }
+
+        fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+            Vec::new()
+        }
+
+        fn forget(&mut self) {}
+    }
+
+    fn task(source: TimeSource) -> Task {
+        let bells = Bells {
+            due: Table::new(1, Rc::new(NoBase)),
+            alarms: Alarms::new(2, Rc::new(NoBase)),
+            hears: true,
+        };
+        let inbox = TopicPartition {
+            topic: Topic::Metrics,
+            partition: 0,
+        };
+        Task::new(inbox, "p.", source, Box::new(bells), None)
+    }
+
+    /// Folds a record at so many seconds; answers what left, and whether alarms had to stay.
+    fn feed(task: &mut Task, offset: i64, seconds: i64, value: &[u8]) -> (Vec<String>, bool) {
+        let mut out = Vec::new();
+        let record = Record {
+            offset,
+            time: Time(seconds * 1000),
+            key: b"k".to_vec(),
+            value: value.to_vec(),
+            headers: Vec::new(),
+        };
+        let folded = task.fold(&record, &mut out).expect("a new record");
+        let tell = |output: Output| {
+            let value = String::from_utf8_lossy(&output.value).into_owned();
+            match &output.headers[..] {
+                [(_, reason), ..] => format!("dead {} {value}", String::from_utf8_lossy(reason)),
+                [] => value,
+            }
+        };
+        (out.into_iter().map(tell).collect(), folded.rest_due)
+    }
+
+    /// Feeds records (second, value) and compares everything that leaves.
+    fn check(records: &[(i64, &str)], expected: &[&str]) {
+        let mut task = task(TimeSource::Log);
+        let fed = records
+            .iter()
+            .enumerate()
+            .flat_map(|(offset, (seconds, value))| {
+                feed(&mut task, offset as i64, *seconds, value.as_bytes()).0
+            });
+        assert_eq!(fed.collect::<Vec<_>>(), expected, "{records:?}");
+    }
+
+    #[test]
+    fn alarms_fire_before_a_record_its_own_keys_first_and_then_by_time_and_key() {
+        check(
+            &[(0, "c3"), (0, "b3"), (0, "a2"), (0, "d3"), (5, "d9")],
+            &[
+                "c3", "b3", "a2", "d3", "ring d", "ring a", "ring b", "ring c", "d9",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_alarm_that_was_put_off_does_not_fire_early_and_one_due_now_does() {
+        check(&[(0, "a3"), (2, "a3"), (4, "b9")], &["a3", "a3", "b9"]);
+        check(
+            &[(0, "a3"), (2, "a3"), (5, "b9")],
+            &["a3", "a3", "ring a", "b9"],
+        );
+    }
+
+    #[test]
+    fn time_never_goes_back() {
+        check(&[(10, "a3"), (2, "b1"), (11, "")], &["a3", "b1", "ring b"]);
+    }
+
+    #[test]
+    fn a_gap_while_an_alarm_stood_blinds_and_one_without_does_not() {
+        check(&[(0, "a9"), (15, "b9")], &["a9", "ring a", "b9"]);
+        check(&[(0, "a99"), (16, "b9")], &["a99", "blind 0-16", "b9"]);
+        check(&[(0, ""), (90, "b9")], &["b9"]);
+        check(
+            &[(0, "a1"), (2, "a?"), (90, "b9")],
+            &["a1", "ring a", "dead asked a?", "b9"],
+        );
+    }
+
+    #[test]
+    fn with_the_samples_own_time_nobody_is_blind() {
+        let mut task = task(TimeSource::Sample);
+        feed(&mut task, 0, 0, b"a99");
+        assert_eq!(feed(&mut task, 1, 50, b"b9").0, ["b9"]);
+        assert!(!task.waits());
+    }
+
+    #[test]
+    fn a_rejected_or_panicking_record_leaves_no_trace_but_its_time() {
+        for bad in ["b?", "b!"] {
+            let reason = if bad == "b?" { "asked" } else { "panic" };
+            let dead = format!("dead {reason} {bad}");
+            check(
+                &[(0, "a2"), (3, bad), (9, "c9")],
+                &["a2", "ring a", &dead, "c9"],
+            );
+        }
+    }
+
+    #[test]
+    fn a_panicking_alarm_sleeps_until_its_keys_next_record() {
+        check(
+            &[(0, "x2"), (0, "a2"), (3, "b9"), (4, ""), (5, "x1"), (7, "")],
+            &[
+                "x2",
+                "a2",
+                "ring a",
+                "b9",
+                "dead panic_in_alarm ",
+                "x1",
+                "dead panic_in_alarm ",
+            ],
+        );
+    }
+
+    #[test]
+    fn an_alarm_that_does_not_move_is_a_fault_and_does_not_fire_for_ever() {
+        check(
+            &[(0, "z2"), (3, "a9"), (4, "")],
+            &["z2", "a9", "dead panic_in_alarm "],
+        );
+    }
+
+    #[test]
+    fn at_most_256_alarms_fire_and_the_rest_with_the_next_record() {
+        let mut task = task(TimeSource::Log);
+        for number in 0..300_u16 {
+            let key = [
+                b'a',
+                b'a' + (number / 20) as u8,
+                b'a' + (number % 20) as u8,
+                b'1',
+            ];
+            feed(&mut task, number.into(), 0, &key);
+        }
+        let (left, rest) = feed(&mut task, 300, 5, b"");
+        assert_eq!((left.len(), rest), (ALARMS_PER_RECORD, true));
+        let (left, rest) = feed(&mut task, 301, 5, b"");
+        assert_eq!((left.len(), rest), (300 - ALARMS_PER_RECORD, false));
+    }
+
+    #[test]
+    fn alarms_stop_when_only_the_records_own_events_are_left() {
+        let mut task = task(TimeSource::Log);
+        feed(&mut task, 0, 0, b"m1");
+        feed(&mut task, 1, 0, b"n1");
+        let (left, rest) = feed(&mut task, 2, 5, b"");
+        assert_eq!((left.len(), rest), (200, true));
+        assert!(!left.contains(&"ring n".to_owned()));
+    }
+
+    #[test]
+    fn a_record_that_was_folded_is_not_folded_again() {
+        let mut task = task(TimeSource::Log);
+        feed(&mut task, 4, 0, b"a1");
+        let record = Record {
+            offset: 4,
+            time: Time(0),
+            key: Vec::new(),
+            value: b"a1".to_vec(),
+            headers: Vec::new(),
+        };
+        assert_eq!(task.fold(&record, &mut Vec::new()), None);
+    }
+}

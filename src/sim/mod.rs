@@ -3,8 +3,10 @@
 //! the log ([`check`]). Generic over the stages and their encodings.
 
 pub mod check;
+mod fleet;
 mod seed;
 mod world;
 
+pub use fleet::{Codec, Fleet, FleetPlan, Trouble};
 pub use seed::Seed;
 pub use world::{Chaos, Plot, Script, Surroundings, World};
