@@ -72,7 +72,9 @@ fn conforms(harness: &mut dyn Harness) {
     }
 }
 
-const RULES: &[(&str, fn(&mut dyn Harness))] = &[
+type Rule = fn(&mut dyn Harness);
+
+const RULES: &[(&str, Rule)] = &[
     (
         "records come in order, once, from where they are asked for",
         in_order,
