@@ -473,7 +473,7 @@ impl Simulated {
 
 /// The rows on a worker's disk at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskCopy(Vec<(DiskKey, BTreeMap<Vec<u8>, Vec<u8>>)>);
+pub struct DiskCopy(BTreeMap<DiskKey, BTreeMap<Vec<u8>, Vec<u8>>>);
 
 impl DiskCopy {
     /// The rows of a stage whose key begins with this byte, of all of its partitions in order.
