@@ -46,16 +46,7 @@ impl Harness for InMemory {
     }
 
     fn append(&mut self, to: TopicPartition, value: &[u8]) {
-        self.0.load(
-            to,
-            vec![Record {
-                offset: self.0.end(to),
-                time: self.0.now(),
-                key: b"k".to_vec(),
-                value: value.to_vec(),
-                headers: vec![],
-            }],
-        );
+        self.0.append_to(to, b"k", value, Time(0));
     }
 }
 

@@ -294,11 +294,17 @@ impl Simulated {
 
     /// Appends a record from outside to the partition of its key; answers where it went.
     pub fn append(&self, topic: Topic, key: &[u8], value: &[u8], time: Time) -> TopicPartition {
-        let mut cluster = self.0.borrow_mut();
         let to = TopicPartition {
             topic,
-            partition: partition_of(key, cluster.settings.partitions),
+            partition: partition_of(key, self.0.borrow().settings.partitions),
         };
+        self.append_to(to, key, value, time);
+        to
+    }
+
+    /// Appends a record from outside to a partition; answers its offset. `time` counts only where
+    /// the writer's time does.
+    pub fn append_to(&self, to: TopicPartition, key: &[u8], value: &[u8], time: Time) -> i64 {
         let record = Outgoing {
             to,
             time,
@@ -306,8 +312,7 @@ impl Simulated {
             value: value.to_vec(),
             headers: Vec::new(),
         };
-        cluster.push(record, Fate::Plain);
-        to
+        self.0.borrow_mut().push(record, Fate::Plain)
     }
 
     /// Puts recorded records into an empty partition, each at its offset; gaps are filled with
