@@ -46,16 +46,7 @@ impl Harness for InMemory {
     }
 
     fn append(&mut self, to: TopicPartition, value: &[u8]) {
-        self.0.load(
-            to,
-            vec![Record {
-                offset: self.0.end(to),
-                time: self.0.now(),
-                key: b"k".to_vec(),
-                value: value.to_vec(),
-                headers: vec![],
-            }],
-        );
+        self.0.append_to(to, b"k", value, Time(0));
     }
 }
 
@@ -72,7 +63,9 @@ fn conforms(harness: &mut dyn Harness) {
     }
 }
 
-const RULES: &[(&str, fn(&mut dyn Harness))] = &[
+type Rule = fn(&mut dyn Harness);
+
+const RULES: &[(&str, Rule)] = &[
     (
         "records come in order, once, from where they are asked for",
         in_order,

@@ -5,11 +5,13 @@
 
 mod toy;
 
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use homeostat::model::Time;
-use homeostat::runtime::simulated::Fault;
-use homeostat::runtime::{Config, Outgoing, Position, TimeSource, TopicPartition};
+use homeostat::model::{Span, Time};
+use homeostat::runtime::simulated::{Fault, Simulated, Written};
+use homeostat::runtime::{Config, Outgoing, Position, Stop, TimeSource, TopicPartition, Worker};
 use homeostat::sim::{Chaos, Plot, Script, Seed, World, check};
 use homeostat::stream::Topic;
 
@@ -17,12 +19,12 @@ use homeostat::stream::Topic;
 fn small(seed: u64, faults: Vec<(usize, Fault)>) -> (Plot, Vec<toy::Line>) {
     let mut draw = Seed(seed);
     let mut config = toy::config(&mut draw);
-    let by_sample = seed % 3 == 0;
+    let by_sample = seed.is_multiple_of(3);
     if by_sample {
         config.time_source = TimeSource::Sample;
     }
     let length = 8 + draw.below(16) as usize;
-    let script = toy::script(&mut draw, length, seed % 50 == 0);
+    let script = toy::script(&mut draw, length, seed.is_multiple_of(50));
     let plot = Plot {
         seed,
         stages: toy::stages(1),
@@ -131,7 +133,7 @@ fn chance() {
         let (mut plot, _) = small(seed, Vec::new());
         plot.chaos = Chaos::ALL;
         plot.workers = 1 + (seed % 3) as usize;
-        let script = toy::script(&mut Seed(seed ^ 0xFFFF), 80, seed % 4 == 0);
+        let script = toy::script(&mut Seed(seed ^ 0xFFFF), 80, seed.is_multiple_of(4));
         if let Err(why) = run(plot, script) {
             panic!(
                 "seed {seed}: {why}\n\
@@ -139,6 +141,85 @@ fn chance() {
             );
         }
     }
+}
+
+/// A worker of the small stages on a cluster of one partition.
+fn lone_worker() -> (Simulated, Worker) {
+    let world = World::new(plain_plot());
+    let cluster = world.cluster.clone();
+    let (log, stores) = cluster.connect("worker-0");
+    let clock = Rc::new(cluster.clone());
+    let worker = Worker::new(log, stores, clock, toy::stages(1), Config::default()).unwrap();
+    (cluster, worker)
+}
+
+/// Lets time pass, with a turn every second.
+fn live(cluster: &Simulated, worker: &mut Worker, seconds: i64) {
+    for _ in 0..seconds {
+        cluster.advance(Span::seconds(1));
+        worker.turn(Span(0)).unwrap();
+    }
+}
+
+#[test]
+fn a_quiet_partition_gets_a_tick_every_five_seconds_while_an_alarm_stands() {
+    let (cluster, mut worker) = lone_worker();
+    let metrics = first(Topic::Metrics);
+    live(&cluster, &mut worker, 20);
+    assert_eq!(cluster.end(metrics), 0, "no alarm, no tick");
+    cluster.append(Topic::Metrics, b"n1", b"n1 hello", Time(0));
+    live(&cluster, &mut worker, 21);
+    let ticks = cluster.written(metrics).into_iter().skip(1);
+    let ticks: Vec<i64> = ticks.map(|w| (w.record.time.0 - START.0) / 1000).collect();
+    assert_eq!(
+        ticks,
+        [26, 32, 38],
+        "5 s after the turn that brought the record before"
+    );
+    live(&cluster, &mut worker, 30);
+    let events = cluster.written(first(Topic::PlanInbox));
+    assert!(
+        events
+            .iter()
+            .any(|w| w.record.value.starts_with(b"n1 silent"))
+    );
+    let ended = cluster.end(metrics);
+    live(&cluster, &mut worker, 20);
+    assert_eq!(
+        cluster.end(metrics),
+        ended,
+        "it fell silent: no alarm, no tick"
+    );
+}
+
+#[test]
+fn alarms_that_had_to_stay_bring_a_tick_at_once() {
+    let (cluster, mut worker) = lone_worker();
+    cluster.append(Topic::Metrics, b"n1", b"n1 burst", Time(0));
+    for _ in 0..20 {
+        cluster.advance(Span(200));
+        worker.turn(Span(0)).unwrap();
+    }
+    let events = cluster.written(first(Topic::Events));
+    let spilt = |w: &&Written| w.record.value.windows(5).any(|word| word == b"spilt");
+    assert_eq!(events.iter().filter(spilt).count(), 300);
+    let times: BTreeSet<i64> = events.iter().map(|w| w.record.time.0).collect();
+    assert!(times.len() > 1, "not all of one record");
+}
+
+#[test]
+fn commits_that_always_fail_end_in_a_stop() {
+    let (cluster, mut worker) = lone_worker();
+    cluster.append(Topic::Metrics, b"n1", b"n1 hello", Time(0));
+    cluster.refuse_commits(true);
+    let stop = (0..200).find_map(|_| {
+        cluster.advance(Span(200));
+        worker.turn(Span(0)).err()
+    });
+    assert!(
+        matches!(stop, Some(Stop::Commit { failures: 21, .. })),
+        "{stop:?}"
+    );
 }
 
 /// A world of one worker that has folded a few records and was ended in order, ready to be spoilt.

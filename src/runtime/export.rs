@@ -63,7 +63,7 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-/// What a log is called, for [`write`].
+/// What a log is called, for [`write()`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Title {
     /// The log's id.

@@ -18,6 +18,6 @@ pub use log::{
     Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };
 pub use route::{Router, murmur2, partition_of};
-pub use store::{Below, Rows, Store, StoreError, Stores};
+pub use store::{Below, KeyValue, Rows, Store, StoreError, Stores};
 pub use task::{Folded, Task, TimeSource, fold_straight};
 pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};

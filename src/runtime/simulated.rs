@@ -15,8 +15,8 @@ use crate::model::{Span, Time};
 use crate::stream::Topic;
 
 use super::{
-    Chunk, Clock, CommitError, Log, LogError, Outgoing, Polled, Position, Record, Rows, Store,
-    StoreError, Stores, TimeSource, TopicPartition, partition_of,
+    Chunk, Clock, CommitError, KeyValue, Log, LogError, Outgoing, Polled, Position, Record, Rows,
+    Store, StoreError, Stores, TimeSource, TopicPartition, partition_of,
 };
 
 /// A cluster of simulated brokers with the disks of the workers' machines. Cloning it clones the
@@ -69,7 +69,7 @@ pub enum Fault {
     },
     /// A commit: the producer is fenced or timed out; nothing is persisted.
     Fatal,
-    /// A commit: the process stands still for so long that others take over, then goes on as if
+    /// A commit or a store's write: the process stands still for so long that others take over, then goes on as if
     /// nothing had been ([`Simulated::on_stall`]).
     Stall,
     /// A poll: everything is taken away, and given back at the next one.
@@ -100,11 +100,18 @@ impl Operation {
             Operation::Poll => &[Fault::CrashBefore, Fault::Revoke],
             Operation::Ask => &[Fault::CrashBefore],
             Operation::StoreRead => &[Fault::CrashBefore, Fault::NotPersisted],
-            Operation::Append | Operation::StoreWrite => &[
+            Operation::Append => &[
                 Fault::CrashBefore,
                 Fault::CrashAfter,
                 Fault::NotPersisted,
                 Fault::Persisted,
+            ],
+            Operation::StoreWrite => &[
+                Fault::CrashBefore,
+                Fault::CrashAfter,
+                Fault::NotPersisted,
+                Fault::Persisted,
+                Fault::Stall,
             ],
             Operation::Commit => &[
                 Fault::CrashBefore,
@@ -151,6 +158,7 @@ struct Cluster {
     transactions: u64,
     delivery: Option<u64>,
     meanwhile: Option<Box<dyn FnMut()>>,
+    refuses: bool,
 }
 
 #[derive(Default)]
@@ -238,6 +246,7 @@ impl Simulated {
             transactions: 0,
             delivery: settings.delivery,
             meanwhile: None,
+            refuses: false,
             settings,
         })))
     }
@@ -268,6 +277,11 @@ impl Simulated {
         self.0.borrow_mut().faults.extend(faults);
     }
 
+    /// From now on refuses every commit, or none.
+    pub fn refuse_commits(&self, refuses: bool) {
+        self.0.borrow_mut().refuses = refuses;
+    }
+
     /// What happens while a worker stands still.
     pub fn on_stall(&self, meanwhile: impl FnMut() + 'static) {
         self.0.borrow_mut().meanwhile = Some(Box::new(meanwhile));
@@ -280,11 +294,17 @@ impl Simulated {
 
     /// Appends a record from outside to the partition of its key; answers where it went.
     pub fn append(&self, topic: Topic, key: &[u8], value: &[u8], time: Time) -> TopicPartition {
-        let mut cluster = self.0.borrow_mut();
         let to = TopicPartition {
             topic,
-            partition: partition_of(key, cluster.settings.partitions),
+            partition: partition_of(key, self.0.borrow().settings.partitions),
         };
+        self.append_to(to, key, value, time);
+        to
+    }
+
+    /// Appends a record from outside to a partition; answers its offset. `time` counts only where
+    /// the writer's time does.
+    pub fn append_to(&self, to: TopicPartition, key: &[u8], value: &[u8], time: Time) -> i64 {
         let record = Outgoing {
             to,
             time,
@@ -292,8 +312,7 @@ impl Simulated {
             value: value.to_vec(),
             headers: Vec::new(),
         };
-        cluster.push(record, Fate::Plain);
-        to
+        self.0.borrow_mut().push(record, Fate::Plain)
     }
 
     /// Puts recorded records into an empty partition, each at its offset; gaps are filled with
@@ -459,11 +478,11 @@ impl Simulated {
 
 /// The rows on a worker's disk at some time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskCopy(Vec<(DiskKey, BTreeMap<Vec<u8>, Vec<u8>>)>);
+pub struct DiskCopy(BTreeMap<DiskKey, BTreeMap<Vec<u8>, Vec<u8>>>);
 
 impl DiskCopy {
     /// The rows of a stage whose key begins with this byte, of all of its partitions in order.
-    pub fn rows(&self, stage: &str, table: u8) -> Vec<(Vec<u8>, Vec<u8>)> {
+    pub fn rows(&self, stage: &str, table: u8) -> Vec<KeyValue> {
         let disks = self.0.iter().filter(|(key, _)| key.1 == stage);
         let rows = disks.flat_map(|(_, rows)| rows.range(vec![table]..vec![table + 1]));
         rows.map(|(key, value)| (key.clone(), value.clone()))
@@ -645,6 +664,17 @@ impl Process {
         format!("worker {} crashed", self.name)
     }
 
+    /// Stands still, if that is what strikes.
+    fn stall(&self, fault: Option<Fault>) {
+        if fault == Some(Fault::Stall) {
+            let meanwhile = self.cluster.0.borrow_mut().meanwhile.take();
+            if let Some(mut meanwhile) = meanwhile {
+                meanwhile();
+                self.cluster.0.borrow_mut().meanwhile = Some(meanwhile);
+            }
+        }
+    }
+
     fn ask(&self) -> Result<(), LogError> {
         self.enter(Operation::Ask).map_err(LogError::Failed)?;
         Ok(())
@@ -663,13 +693,19 @@ struct SimulatedLog {
     fetch: BTreeMap<TopicPartition, i64>,
 }
 
+/// What a member no longer has, and what is new.
+struct Rebalance {
+    revoked: Vec<TopicPartition>,
+    assigned: Vec<TopicPartition>,
+}
+
 impl SimulatedLog {
     fn cluster(&self) -> std::cell::RefMut<'_, Cluster> {
         self.process.cluster.0.borrow_mut()
     }
 
-    /// Joins the group and learns what it has; answers what it no longer has and what is new.
-    fn rebalance(&mut self) -> Result<(Vec<TopicPartition>, Vec<TopicPartition>), LogError> {
+    /// Joins the group and learns what it has.
+    fn rebalance(&mut self) -> Result<Rebalance, LogError> {
         let (name, instance) = (&self.process.name, self.process.instance);
         let mut cluster = self.process.cluster.0.borrow_mut();
         if cluster.producers[name].0 != instance {
@@ -710,13 +746,16 @@ impl SimulatedLog {
         member.owned = self.owned.clone();
         self.fetch.retain(|of, _| self.owned.contains(of));
         self.fetch.retain(|of, _| !assigned.contains(of));
-        Ok((revoked, assigned))
+        Ok(Rebalance { revoked, assigned })
     }
 
     /// Why this worker may not commit now.
     fn refusal(&self) -> Option<CommitError> {
         let name = &self.process.name;
         let cluster = self.cluster();
+        if cluster.refuses {
+            return Some(CommitError::Aborted("every commit is refused".into()));
+        }
         if cluster.producers[name] != (self.process.instance, self.epoch) {
             return Some(CommitError::Fatal(format!("producer {name} is fenced")));
         }
@@ -763,8 +802,8 @@ impl Log for SimulatedLog {
             }
             return Ok(Polled::default());
         }
-        let (lost, assigned) = self.rebalance()?;
-        lost.into_iter().for_each(revoked);
+        let change = self.rebalance()?;
+        change.revoked.into_iter().for_each(revoked);
         let mut records = Vec::new();
         let mut cluster = self.process.cluster.0.borrow_mut();
         for (of, next) in &mut self.fetch {
@@ -786,7 +825,10 @@ impl Log for SimulatedLog {
                 *next += 1;
             }
         }
-        Ok(Polled { assigned, records })
+        Ok(Polled {
+            assigned: change.assigned,
+            records,
+        })
     }
 
     fn go_on(&mut self, inbox: TopicPartition, from: i64) -> Result<(), LogError> {
@@ -809,13 +851,7 @@ impl Log for SimulatedLog {
             .process
             .enter(Operation::Commit)
             .map_err(CommitError::Fatal)?;
-        if fault == Some(Fault::Stall) {
-            let meanwhile = self.cluster().meanwhile.take();
-            if let Some(mut meanwhile) = meanwhile {
-                meanwhile();
-                self.cluster().meanwhile = Some(meanwhile);
-            }
-        }
+        self.process.stall(fault);
         if let Some(refusal) = self.refusal() {
             let name = &self.process.name;
             self.cluster().write(name, outputs, &[], Some(true), false);
@@ -993,6 +1029,7 @@ impl SimulatedStore {
             .process
             .enter(Operation::StoreWrite)
             .map_err(StoreError)?;
+        self.process.stall(fault);
         let mut disk = self.disk.borrow_mut();
         if disk.holder != self.holder {
             return Err(StoreError(
@@ -1003,7 +1040,7 @@ impl SimulatedStore {
             change(&mut disk);
         }
         match fault {
-            None => Ok(()),
+            None | Some(Fault::Stall) => Ok(()),
             Some(Fault::CrashAfter) => Err(StoreError(self.process.die())),
             Some(_) => Err(StoreError("writing rows: the disk does not answer".into())),
         }
@@ -1015,7 +1052,7 @@ impl Store for SimulatedStore {
         self.read(|disk| disk.rows.get(key).cloned())
     }
 
-    fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<KeyValue>, StoreError> {
         self.read(|disk| {
             let row = disk.rows.range(from.to_vec()..to.to_vec()).next();
             row.map(|(key, value)| (key.clone(), value.clone()))

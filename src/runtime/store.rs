@@ -9,6 +9,9 @@ use crate::stream::Base;
 /// Rows to write: key and value, `None` to delete.
 pub type Rows = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// A stored row: key and value.
+pub type KeyValue = (Vec<u8>, Vec<u8>);
+
 /// A store could not do what was asked; says what was attempted, on what.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -26,7 +29,7 @@ pub trait Store {
     ///
     /// # Errors
     /// The store cannot be read.
-    fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError>;
+    fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<KeyValue>, StoreError>;
 
     /// Writes all of the rows or none of them.
     ///

@@ -242,7 +242,8 @@ impl Attempt {
         }
     }
 
-    /// Steps 2 to 4; says when it happened and whether alarms that are due had to stay.
+    /// Steps 2 to 4; says when it happened and whether alarms that are due, some perhaps since the
+    /// record, had to stay.
     fn run(
         &self,
         task: &mut Task,
@@ -268,7 +269,7 @@ impl Attempt {
             None => task.fold.own_key(&record.key, &record.value),
             Some(_) => None,
         };
-        let rest_due = fire_alarms(task, &at, own.as_deref(), failed, part, &mut events, out);
+        fire_alarms(task, &at, own.as_deref(), failed, part, &mut events, out);
         *part.borrow_mut() = Part::Record;
         if failed.record.is_none() {
             task.fold.record(&at, &record.key, &record.value, out)?;
@@ -282,11 +283,12 @@ impl Attempt {
                 task.fold.alarms().file(&own, wake_at);
             }
         }
+        let rest_due = first_due(task).is_some_and(|due| due <= at.now);
         Ok((at, rest_due))
     }
 }
 
-/// Fires what is due; says whether some of it had to stay.
+/// Fires what is due, as far as it may.
 fn fire_alarms(
     task: &mut Task,
     at: &At,
@@ -295,7 +297,7 @@ fn fire_alarms(
     part: &RefCell<Part>,
     events: &mut Events,
     out: &mut Vec<Output>,
-) -> bool {
+) {
     let mut fired = 0;
     if let Some(own) = own
         && !failed.alarms.contains_key(own)
@@ -307,30 +309,25 @@ fn fire_alarms(
             fired += 1;
         }
     }
-    while task
-        .fold
-        .alarms()
-        .first()
-        .is_some_and(|(due, _)| due <= at.now)
+    while first_due(task).is_some_and(|due| due <= at.now)
+        && let Some((due, key, wake_at)) = task.first_alarm(at, failed, part)
+        && due <= at.now
     {
-        let Some((due, key, wake_at)) = task.first_alarm(at, failed, part) else {
-            return false;
-        };
-        if due > at.now {
-            return false;
+        if wake_at <= due && (fired == ALARMS_PER_RECORD || events.spent(out)) {
+            return;
         }
+        task.fold.alarms().remove(due, &key);
         if wake_at > due {
-            task.fold.alarms().remove(due, &key);
             task.fold.alarms().file(&key, wake_at);
-        } else if fired == ALARMS_PER_RECORD || events.spent(out) {
-            return true;
         } else {
-            task.fold.alarms().remove(due, &key);
             fire(task, at, &key, events, out);
             fired += 1;
         }
     }
-    false
+}
+
+fn first_due(task: &mut Task) -> Option<Time> {
+    task.fold.alarms().first().map(|(due, _)| due)
 }
 
 /// Fires one alarm and files the next.

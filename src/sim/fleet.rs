@@ -445,7 +445,7 @@ mod tests {
     fn live(fleet: &mut Fleet, cluster: &Simulated, seconds: usize) -> Vec<(i64, f64)> {
         let metrics = cluster.partitions(Topic::Metrics).next().unwrap();
         let from = cluster.end(metrics);
-        (0..seconds).for_each(|_| drop(fleet.step(cluster)));
+        (0..seconds).for_each(|_| assert!(fleet.step(cluster)));
         let written = cluster.written_from(metrics, from).into_iter();
         let sample = |text: String| {
             let (seq, loss) = text.strip_prefix("node-1 ")?.split_once(' ')?;

@@ -155,7 +155,9 @@ pub struct Reject {
 ///
 /// The driver brackets every record: [`begin`](Fold::begin), alarms, the record, then
 /// [`accept`](Fold::accept) or, after a reject or a panic, [`rollback`](Fold::rollback), which
-/// leaves every row as it was at `begin`.
+/// leaves every row as it was at `begin`; then it does the same again without what failed. `out`
+/// holds all that left since `begin`: whoever bounds the events of a record counts them there.
+/// Nothing but rows may be remembered between calls that rollback could not undo.
 pub trait Fold {
     /// The alarm key of a record, if it belongs to one; its alarm fires first.
     fn own_key(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>>;
