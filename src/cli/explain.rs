@@ -24,7 +24,10 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
     let (_, recorded) = export::read(&args.dir)?;
     let partitions = export::events(&recorded)?;
-    let Some(story) = partitions.iter().find_map(|events| explain(events, &args.id)) else {
+    let Some(story) = partitions
+        .iter()
+        .find_map(|events| explain(events, &args.id))
+    else {
         say(&format!(
             "homeostat: no event bears the id {:?}; it has: {}",
             args.id,
@@ -36,8 +39,15 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
         printer.print(&(), &story.title)?;
     }
     for line in &story.lines {
-        let object = Line { time: line.time.to_string(), seq: line.seq, text: &line.text };
-        printer.print(&object, &format!("  {}  {}  (leaf {})", line.time, line.text, line.seq))?;
+        let object = Line {
+            time: line.time.to_string(),
+            seq: line.seq,
+            text: &line.text,
+        };
+        printer.print(
+            &object,
+            &format!("  {}  {}  (leaf {})", line.time, line.text, line.seq),
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }

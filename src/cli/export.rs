@@ -14,7 +14,10 @@ use crate::wire;
 /// Every record of an export.
 pub(super) fn read(dir: &Path) -> anyhow::Result<(Export, Recorded)> {
     let export = Export::open(dir).with_context(|| {
-        format!("opening the export in {}; `homeostat demo --keep DIR` writes one", dir.display())
+        format!(
+            "opening the export in {}; `homeostat demo --keep DIR` writes one",
+            dir.display()
+        )
     })?;
     let mut recorded = Recorded::new();
     for topic in Topic::ALL {

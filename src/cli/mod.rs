@@ -14,7 +14,12 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 pub mod assess;
+mod demo;
+mod explain;
+mod export;
 mod policy;
+mod replay;
+mod state;
 
 /// Keeps meshes and fleets healthy by itself.
 ///
@@ -40,9 +45,17 @@ struct Global {
 enum Command {
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
+    /// A simulated mesh through an incident, and the proof of what was decided.
+    Demo(demo::Args),
+    /// Why: from samples to symptom to decision to outcome.
+    Explain(explain::Args),
     /// The policy that Plan obeys.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Decides again from what was recorded, and compares.
+    Replay(replay::Args),
+    /// Nodes, incidents, and how well remedies work; at any past moment.
+    State(state::Args),
 }
 
 impl Cli {
@@ -50,6 +63,10 @@ impl Cli {
         let mut printer = Printer::stdout(self.global.json);
         let code = match self.command {
             Command::Assess(args) => assess::run(args),
+            Command::Demo(args) => demo::run(args, &mut printer),
+            Command::Explain(args) => explain::run(args, &mut printer),
+            Command::Replay(args) => replay::run(args, &mut printer),
+            Command::State(args) => state::run(args, &mut printer),
             Command::Policy(command) => policy::run(command, &mut printer),
         }?;
         printer.out.flush()?;

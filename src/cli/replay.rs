@@ -26,7 +26,10 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
     let (export, recorded) = match export::read(&args.dir) {
         Err(error) if matches!(error.downcast_ref(), Some(ExportError::Differs { .. })) => {
-            say(&format!("{}: {error:#}", printer.paint(Colour::Red, "found wanting")));
+            say(&format!(
+                "{}: {error:#}",
+                printer.paint(Colour::Red, "found wanting")
+            ));
             return Ok(ExitCode::from(1));
         }
         read => read?,

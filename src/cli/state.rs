@@ -41,7 +41,9 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
             plan.apply(event);
             views.note(event);
         }
-        let time = args.at.or(events[..until].last().map(|event: &Event| event.time));
+        let time = args
+            .at
+            .or(events[..until].last().map(|event: &Event| event.time));
         nodes += print_nodes(plan.ledger(), time.unwrap_or_default(), printer)?;
     }
     if !printer.json {
@@ -60,7 +62,10 @@ fn print_nodes(
 ) -> anyhow::Result<usize> {
     let mut count = 0;
     let first = NodeId::parse("\0").ok_or_else(|| anyhow!("the least name is a name"))?;
-    let mut key = NodeKey { mesh: MeshId::none(), node: first };
+    let mut key = NodeKey {
+        mesh: MeshId::none(),
+        node: first,
+    };
     while let Some((next, row)) = ledger.nodes.next(&key) {
         print_node(ledger, &next, &row, time, printer)?;
         key = next;
@@ -117,7 +122,11 @@ fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Resu
             Some(repair) => format!("repaired after {}", duration(repair)),
             None => "open".to_owned(),
         };
-        let names: Vec<&str> = incident.symptoms.iter().map(|symptom| symptom.name()).collect();
+        let names: Vec<&str> = incident
+            .symptoms
+            .iter()
+            .map(|symptom| symptom.name())
+            .collect();
         let text = format!(
             "incident {id}  {}  {}  detected after {}, {end}; {} ordered, {} withheld",
             incident.node,

@@ -2,13 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::model::{CycleClosed, Kind, Metric, Outcome, OutcomeResult, Scaling, Symptom};
+use crate::model::{Action, CycleClosed, Metric, OutcomeResult, Symptom};
 
 /// What a cycle's words take from elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct Around<'a> {
-    /// Outcomes reported for the node since its last cycle.
-    pub outcomes: &'a [Outcome],
+    /// What the node's agent reported since its last cycle.
+    pub done: &'a [(Action, OutcomeResult)],
     /// Nodes of the mesh that applied an act since then.
     pub nodes_healed: usize,
     /// Leaf of the mesh's last event.
@@ -76,24 +76,29 @@ fn planned(cycle: &CycleClosed) -> String {
         write!(text, ", enable_{}_healing=true", level.name()).expect("a string takes all");
     }
     if let Some(value) = cycle.wish.scaling {
-        let name = match value {
-            Scaling::Optimize => "optimize",
-            Scaling::EmergencyScale => "emergency_scale",
-        };
-        write!(text, ", scaling_action={name}").expect("a string takes all");
+        write!(text, ", scaling_action={}", value.name()).expect("a string takes all");
     }
     text
 }
 
 fn executed(around: &Around<'_>) -> String {
     let words: Vec<String> = around
-        .outcomes
+        .done
         .iter()
-        .map(|outcome| match (outcome.kind, outcome.result) {
-            (Kind::Healing, OutcomeResult::Applied) => {
-                format!("healing={}_nodes", around.nodes_healed)
+        .map(|(action, result)| match (action, result) {
+            (Action::Healing { level }, OutcomeResult::Applied) => {
+                format!("{}_healing={}_nodes", level.name(), around.nodes_healed)
             }
-            (kind, result) => format!("{} {}", kind.name(), result.name()),
+            (Action::MonitoringInterval { interval_s }, OutcomeResult::Applied) => {
+                format!("monitoring_interval={interval_s}s")
+            }
+            (Action::RoutePreference { value }, OutcomeResult::Applied) => {
+                format!("route_preference={}", value.name())
+            }
+            (Action::Scaling { value }, OutcomeResult::Applied) => {
+                format!("scaling_action={}", value.name())
+            }
+            (action, result) => format!("{} {}", action.kind().name(), result.name()),
         })
         .collect();
     if words.is_empty() {

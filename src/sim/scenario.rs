@@ -323,7 +323,7 @@ impl Telling {
         for dead in left.iter().filter(|left| left.topic == Topic::DeadLetters) {
             self.said.push(format!(
                 "{} dead letter of {} bytes",
-                clock(time),
+                clock(START, time),
                 dead.value.len()
             ));
         }
@@ -334,7 +334,8 @@ impl Telling {
                     .body
                     .node()
                     .map_or(event.mesh.as_str(), NodeId::as_str);
-                self.said.push(format!("{} {who} {text}", clock(time)));
+                self.said
+                    .push(format!("{} {who} {text}", clock(START, time)));
             }
             match event.body {
                 Body::DirectiveIssued { directive } => {
@@ -434,7 +435,7 @@ pub fn brief(event: &Event) -> Option<String> {
                 text += &format!(" ({used} of {limit})");
             }
             if let Some(until) = until {
-                text += &format!(" until {}", clock(*until));
+                text += &format!(" until {}", clock(START, *until));
             }
             text
         }
@@ -452,7 +453,9 @@ pub fn brief(event: &Event) -> Option<String> {
             )
         }
         Body::HoldPlaced { by, until, .. } => {
-            let until = until.map_or(String::new(), |until| format!(" until {}", clock(until)));
+            let until = until.map_or(String::new(), |until| {
+                format!(" until {}", clock(START, until))
+            });
             format!("held by {by}{until}")
         }
         Body::HoldReleased { by, .. } if by.is_empty() => "hold ends".to_owned(),
@@ -474,8 +477,8 @@ pub fn brief(event: &Event) -> Option<String> {
 }
 
 /// Time since the start of a story.
-fn clock(time: Time) -> String {
-    let s = (time - START).0 / 1000;
+pub fn clock(start: Time, time: Time) -> String {
+    let s = (time - start).0 / 1000;
     format!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
 

@@ -346,7 +346,7 @@ const DECIDE_EVERY: usize = 7;
 const STALL_TURNS: usize = 4;
 
 /// Rounds after which a world that does not settle has failed.
-const ROUNDS_MAX: usize = 600;
+const ROUNDS_MAX: usize = 5000;
 
 /// Faults drawn by chance.
 const EVERY_FAULT: &[Fault] = &[
