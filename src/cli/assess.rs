@@ -11,6 +11,7 @@ use anyhow::Context;
 use crate::analyze::trend::Trend;
 use crate::analyze::wish::alert_level;
 use crate::analyze::{Mind, Rules, Verdict};
+use crate::config::Config;
 use crate::model::{Healing, Policy, Scaling, Span, rfc3339};
 use crate::monitor::{Fault, Intake, Valid, validate};
 use crate::wire::sample_json::{LINE_BYTES_MAX, parse_sample};
@@ -18,9 +19,12 @@ use crate::wire::sample_json::{LINE_BYTES_MAX, parse_sample};
 /// Arguments of `assess`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Judge by this policy's `[symptoms]` and `[monitor]` instead of the built-in one.
-    #[arg(long, value_name = "FILE")]
+    /// Judge by this policy's `[symptoms]` and `[monitor]` instead of the configuration's.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
     policy: Option<PathBuf>,
+    /// Read this configuration file instead of ./homeostat.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Changes nothing: the output is JSON lines in any case.
     #[arg(long)]
     json: bool,
@@ -33,7 +37,7 @@ pub struct Args {
 /// The policy or the input could not be read, the output not be written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let policy = match args.policy {
-        None => Policy::default(),
+        None => Config::load(args.config.as_deref())?.policy().clone(),
         Some(path) => {
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("reading the policy {}", path.display()))?;

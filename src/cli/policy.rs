@@ -1,7 +1,7 @@
 //! `homeostat policy`: the policy that Plan obeys.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
@@ -9,13 +9,30 @@ use serde::Serialize;
 
 use super::{Colour, Printer, say};
 use crate::config::{Config, ConfigError, Origin};
-use crate::model::PolicyError;
+use crate::model::{Policy, PolicyError};
+use crate::sim::scenario::{first_difference, tell};
 
 /// What can be done with a policy.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
     /// Whether a file is a policy: 0 it is, 1 it is not and why, 2 it cannot be read.
     Check(Check),
+    /// Whether stories end under a policy as they are written: 0 all, 1 not, 2 cannot be read.
+    Test(Test),
+}
+
+/// Arguments of `policy test`.
+#[derive(clap::Args)]
+pub(super) struct Test {
+    /// Story files: flush-left lines go in, indented lines must come out (docs/stories.md).
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Judge by this policy instead of the one in ./homeostat.toml or the built-in one.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// Write what came out into the files, for you to read and keep.
+    #[arg(long)]
+    write: bool,
 }
 
 /// Arguments of `policy check`.
@@ -30,12 +47,87 @@ pub(super) struct Check {
 
 /// Runs `policy`.
 pub(super) fn run(command: Command, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
-    let Command::Check(args) = command;
+    match command {
+        Command::Check(args) => check(args, printer),
+        Command::Test(args) => test(args, printer),
+    }
+}
+
+/// Tells every story and compares.
+fn test(args: Test, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
+    let policy = match &args.policy {
+        Some(path) => Some(read_text(path, "the policy")?),
+        None => match Config::load(None)?.policy_text() {
+            "" => None,
+            text => Some(text.to_owned()),
+        },
+    };
+    if let Some(text) = &policy {
+        Policy::parse(text).context("reading the policy that the stories are told under")?;
+    }
+    let mut failed = 0;
+    for path in &args.files {
+        let text = read_text(path, "the story")?;
+        let told = tell(&text, policy.as_deref())
+            .with_context(|| format!("reading the story {}", path.display()))?;
+        if args.write {
+            std::fs::write(path, &told)
+                .with_context(|| format!("writing the story {}", path.display()))?;
+        }
+        let difference = if args.write {
+            None
+        } else {
+            first_difference(&text, &told)
+        };
+        failed += usize::from(difference.is_some());
+        show_story(path, difference, printer)?;
+    }
+    if failed > 0 {
+        say("next: mend the policy or the story; --write writes what came out into the files");
+    }
+    Ok(ExitCode::from(u8::from(failed > 0)))
+}
+
+fn show_story(
+    path: &Path,
+    difference: Option<(usize, String, String)>,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<()> {
+    let file = path.display().to_string();
+    let (line, expected, got) = match &difference {
+        Some((line, expected, got)) => (Some(*line), Some(expected), Some(got)),
+        None => (None, None, None),
+    };
+    let words = match &difference {
+        None => format!("{}: {file}", printer.paint(Colour::Green, "ok")),
+        Some((line, expected, got)) => {
+            let wanting = printer.paint(Colour::Red, "found wanting");
+            format!("{wanting}: {file}:{line}\n  expected: {expected}\n  got:      {got}")
+        }
+    };
+    let story = Story {
+        ok: difference.is_none(),
+        file: &file,
+        line,
+        expected,
+        got,
+    };
+    Ok(printer.print(&story, &words)?)
+}
+
+fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| {
+        format!(
+            "reading {what} {}, expected a text in UTF-8",
+            path.display()
+        )
+    })
+}
+
+fn check(args: Check, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
     let read = match args.file {
         Some(path) => {
-            let text = std::fs::read_to_string(&path).with_context(|| {
-                format!("reading policy {}, expected TOML in UTF-8", path.display())
-            })?;
+            let text = read_text(&path, "the policy")?;
             Config::new(Some((&path, &text)), [])
         }
         None => Config::load(args.config.as_deref()),
@@ -105,4 +197,16 @@ struct Bad<'a> {
     line: Option<usize>,
     key: &'a str,
     problem: &'a str,
+}
+
+#[derive(Serialize)]
+struct Story<'a> {
+    ok: bool,
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<&'a String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    got: Option<&'a String>,
 }
