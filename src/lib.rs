@@ -1,4 +1,45 @@
-//! Homeostat: a MAPE-K control loop as an event-sourced stream processor.
+//! Homeostat: a MAPE-K control loop as an event-sourced stream processor. This page is the map.
+//!
+//! # A sample's walk
+//! 1. An agent's reading lies on `metrics`. [`wire`] reads its bytes, [`monitor`] judges whether it
+//!    can be trusted: its values and names, its order by (boot, seq), its clock.
+//! 2. [`analyze`] reads it into the node's row: phi, state, symptoms with latches, severity, the
+//!    wish. What Plan may use and has not been told leaves as an `Assessment` on `plan-inbox`; a
+//!    cycle that closed leaves on `cycles`.
+//! 3. [`plan`] asks the wish its questions in order and answers with events: ordered, or withheld
+//!    with the reason. [`knowledge`] alone turns an event into changed rows (`evolve`).
+//! 4. The events stand on `events` for ever; an order leaves on `directives` in the same commit.
+//! 5. [`execute`] is the agent's rule: begin each order once, report what came of it. The outcome
+//!    lies on `metrics`, and the walk begins again.
+//!
+//! Time is the append time of the record in hand; an alarm fires before the record that carries its
+//! time. [`topology`] wires the stages, [`runtime`] brings records to them and makes durable what
+//! leaves, [`sim`] does all of that under seeded faults.
+//!
+//! # What holds, and the test that holds it
+//! - Run, replay and audit decide the same, byte for byte: `tests/replay.rs`.
+//! - What the log accepted is folded once, whatever fails, and rows never hold what the log has not
+//!   committed: `tests/crash.rs`, `tests/crash_loop.rs`.
+//! - A healthy mesh is left alone: `tests/quiet.rs`.
+//! - Much of a mesh at once is not healed but reported: `tests/storm.rs`.
+//! - One wrong clock moves nobody else's alarm, and the past causes no order: `tests/clocks.rs`.
+//! - Every wish passes every question, in order; what waits is judged again when what held it ends;
+//!   one record causes at most 256 events: `tests/plan.rs`.
+//! - An order is begun once, and an act that may have been done is never repeated: the tests of
+//!   [`execute`].
+//! - A bad record is a dead letter with its reason and stops nothing, nor does a panic:
+//!   `tests/hostile.rs`.
+//! - `assess` answers as its contract says: `tests/vectors.rs`.
+//! - Bytes once written are read for ever: `tests/golden.rs`.
+//! - A changed leaf changes the root: the tests of [`knowledge::audit`].
+//! - Every back end of the log keeps the port's promises: `tests/conformance.rs`.
+//! - The rooms know only whom they may know, and the pure ones touch nothing: `tests/tidy.rs`.
+//!
+//! # The rooms
+//! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
+//! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
+//! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one page),
+//! [`sim`], [`config`] and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.
