@@ -54,7 +54,7 @@ impl Plan {
                 Due::Node(key) => draft.wake_node(&key),
                 Due::Queued(key, kind) => {
                     draft.incident(&key);
-                    draft.judge(&key, kind, Asked::ByAlarm);
+                    draft.take_up(&key, kind);
                 }
             }
             assert!(
@@ -137,12 +137,20 @@ impl Draft<'_> {
                 if waiting.reason == Reason::NeedsApproval {
                     return self.expire(key, kind, waiting.id.clone(), true);
                 }
-                return self.judge(key, kind, Asked::ByAlarm);
+                return self.take_up(key, kind);
             }
             let released = row.hold.is_none() && k.waits_for_node_hold();
             if released || over(k.review()) || over(k.longer()) {
-                return self.judge(key, kind, Asked::ByAlarm);
+                return self.take_up(key, kind);
             }
+        }
+    }
+
+    /// Judges again what waited, and the route that goes with it if it is an act that is ordered now.
+    fn take_up(&mut self, key: &NodeKey, kind: Kind) {
+        self.judge(key, kind, Asked::ByAlarm);
+        if matches!(kind, Kind::Healing | Kind::Scaling) {
+            self.judge(key, Kind::RoutePreference, Asked::ByInput);
         }
     }
 

@@ -13,9 +13,14 @@
 //! release alpha by ops
 //! approve alpha/n1 by alice
 //! report alpha/n1 healing failed
+//! start alpha/n1
+//! stray alpha/n1
+//! clock alpha/n1 fast 4m
 //! ```
 //!
-//! A node keeps the values that it was last given. `agents apply` makes every order applied at once,
+//! A node keeps the values that it was last given. `start` starts its agent anew, `stray` lets an
+//! agent that started earlier speak once more under the same name, `clock` sets its clock fast, slow
+//! or (`right`) right again. `agents apply` makes every order applied at once,
 //! `agents ignore` (the default) lets them expire. Times are hours, minutes and seconds since the
 //! start, 2026-01-01T00:00:00Z.
 
@@ -92,7 +97,7 @@ pub fn first_difference(expected: &str, told: &str) -> Option<(usize, String, St
 struct Telling {
     straight: Straight,
     nodes: BTreeMap<NodeKey, Metrics>,
-    seqs: BTreeMap<NodeKey, i64>,
+    agents: BTreeMap<NodeKey, Agent>,
     orders: BTreeMap<(NodeKey, Kind), Directive>,
     proposals: BTreeMap<NodeKey, String>,
     obedient: bool,
@@ -100,12 +105,33 @@ struct Telling {
     said: Vec<String>,
 }
 
+/// A node's side of the story.
+#[derive(Clone, Copy)]
+struct Agent {
+    boot: i64,
+    seq: i64,
+    interval: Span,
+    /// How far its clock is ahead.
+    fast: Span,
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Agent {
+            boot: 1,
+            seq: 0,
+            interval: Span(0),
+            fast: Span(0),
+        }
+    }
+}
+
 impl Telling {
     fn new(policy: Option<&str>) -> Self {
         let mut telling = Telling {
             straight: Straight::new("scenario", START),
             nodes: BTreeMap::new(),
-            seqs: BTreeMap::new(),
+            agents: BTreeMap::new(),
             orders: BTreeMap::new(),
             proposals: BTreeMap::new(),
             obedient: false,
@@ -131,10 +157,13 @@ impl Telling {
             "approve" => self.answer(rest, true)?,
             "reject" => self.answer(rest, false)?,
             "report" => self.report(rest)?,
+            "start" => self.start(rest)?,
+            "stray" => self.stray(rest)?,
+            "clock" => self.clock(START, rest)?,
             _ => {
                 return Err(format!(
                     "{verb:?}: expected policy, agents, every, wait, hold, release, approve, \
-                     reject or report"
+                     reject, report, start, stray or clock"
                 ));
             }
         }
@@ -177,23 +206,66 @@ impl Telling {
         if self.records > RECORDS_MAX {
             return Err(format!("more than {RECORDS_MAX} samples in one story"));
         }
-        let seq = self.seqs.entry(key.clone()).or_default();
-        *seq += 1;
+        let agent = self.agents.entry(key.clone()).or_default();
+        agent.seq += 1;
+        agent.interval = interval;
+        let speaks = *agent;
+        self.speak(key, speaks);
+        Ok(())
+    }
+
+    fn speak(&mut self, key: &NodeKey, agent: Agent) {
         let sample = Sample {
             mesh: key.mesh.clone(),
             node: key.node.clone(),
             reading: Reading {
-                boot: 1,
-                seq: Some(*seq),
-                time: EventTime(self.straight.now().0),
-                interval_s: Some(interval.0 as f64 / 1000.0),
+                boot: agent.boot,
+                seq: Some(agent.seq),
+                time: EventTime((self.straight.now() + agent.fast).0),
+                interval_s: Some(agent.interval.0 as f64 / 1000.0),
                 metrics: self.nodes[key],
             },
             neighbours: Vec::new(),
         };
         let node = key.node.as_str().as_bytes();
         self.append(Topic::Metrics, node, wire::encode_sample(&sample));
+    }
+
+    fn start(&mut self, who: &str) -> Result<(), String> {
+        let boot = self.straight.now().0;
+        let agent = self.agent(who)?.1;
+        agent.boot = boot;
+        agent.seq = 0;
         Ok(())
+    }
+
+    fn stray(&mut self, who: &str) -> Result<(), String> {
+        let (key, agent) = self.agent(who)?;
+        let mut other = *agent;
+        other.boot -= 1;
+        self.speak(&key, other);
+        Ok(())
+    }
+
+    /// `alpha/n1 fast 4m`, `alpha/n1 slow 4m` or `alpha/n1 right`
+    fn clock(&mut self, rest: &str) -> Result<(), String> {
+        let words: Vec<&str> = rest.split(' ').collect();
+        let (who, fast) = match words[..] {
+            [who, "fast", by] => (who, span(by)?),
+            [who, "slow", by] => (who, span(by)?.times(-1)),
+            [who, "right"] => (who, Span(0)),
+            _ => return Err("expected: clock MESH/NODE fast|slow SPAN, or right".to_owned()),
+        };
+        self.agent(who)?.1.fast = fast;
+        Ok(())
+    }
+
+    fn agent(&mut self, who: &str) -> Result<(NodeKey, &mut Agent), String> {
+        let key = one_node(who)?;
+        match self.agents.get_mut(&key) {
+            Some(agent) => Ok((key, agent)),
+            None => Err(format!("{key} has not spoken so far")),
+        }
     }
 
     fn wait(&mut self, span: Span) {
@@ -202,8 +274,8 @@ impl Telling {
     }
 
     fn advance(&mut self, to: Time) {
-        for (time, left) in self.straight.advance_to(to) {
-            self.note(time, &[left]);
+        while let Some(left) = self.straight.tick_by(to) {
+            self.note(self.straight.now(), &left);
         }
     }
 
@@ -322,18 +394,17 @@ impl Telling {
     fn note(&mut self, time: Time, left: &[Left]) {
         for dead in left.iter().filter(|left| left.topic == Topic::DeadLetters) {
             self.said.push(format!(
-                "{} dead letter of {} bytes",
+                "{} dead letter: {}",
                 clock(START, time),
-                dead.value.len()
+                header(dead, "reason")
             ));
         }
         let mut answers = Vec::new();
         for event in Straight::events(left) {
             if let Some(text) = brief(&event) {
-                let who = event
-                    .body
-                    .node()
-                    .map_or(event.mesh.as_str(), NodeId::as_str);
+                let mesh = event.mesh.as_str();
+                let all = if mesh.is_empty() { "all" } else { mesh };
+                let who = event.body.node().map_or(all, NodeId::as_str);
                 self.said
                     .push(format!("{} {who} {text}", clock(START, time)));
             }
@@ -474,6 +545,14 @@ pub fn brief(event: &Event) -> Option<String> {
         | Body::SchemaAdopted { .. } => return None,
     };
     Some(text)
+}
+
+/// The text of a header; empty when there is none of this name.
+fn header(left: &Left, name: &str) -> String {
+    let found = left.headers.iter().find(|(own, _)| own == name);
+    found.map_or(String::new(), |(_, text)| {
+        String::from_utf8_lossy(text).into_owned()
+    })
 }
 
 /// Time since the start of a story.

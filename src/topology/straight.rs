@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use crate::model::{Event, LogOpened, PlanRecord, Span, Time};
 use crate::runtime::{Record, Task, TimeSource, TopicPartition};
-use crate::stream::{Base, NoBase, Output, Topic};
+use crate::stream::{Base, NoBase, Output, To, Topic};
 use crate::wire;
 
 use super::analyze::AnalyzeFold;
@@ -31,6 +31,8 @@ pub struct Left {
     pub topic: Topic,
     /// The value.
     pub value: Vec<u8>,
+    /// Name and value of its headers: a dead letter's reason.
+    pub headers: Vec<(String, Vec<u8>)>,
 }
 
 /// Without a record for so long an inbox gets a Tick while an alarm stands.
@@ -75,9 +77,17 @@ impl Straight {
     /// Appends a record to an inbox and folds it, and whatever follows from it; answers what left, in order.
     pub fn append(&mut self, topic: Topic, key: &[u8], value: Vec<u8>) -> Vec<Left> {
         let mut left = Vec::new();
-        let mut queue = VecDeque::from([(topic, key.to_vec(), value)]);
-        while let Some((topic, key, value)) = queue.pop_front() {
-            let record = self.write(topic, key, value);
+        let given = Output {
+            topic,
+            to: To::ByKey,
+            key: key.to_vec(),
+            value,
+            headers: Vec::new(),
+        };
+        let mut queue = VecDeque::from([given]);
+        while let Some(output) = queue.pop_front() {
+            let topic = output.topic;
+            let record = self.write(output);
             let task = match topic {
                 Topic::Metrics => &mut self.analyze,
                 Topic::PlanInbox => &mut self.plan,
@@ -85,6 +95,7 @@ impl Straight {
                     left.push(Left {
                         topic,
                         value: record.value,
+                        headers: record.headers,
                     });
                     continue;
                 }
@@ -92,7 +103,7 @@ impl Straight {
             self.heard.insert(topic, self.now);
             let mut outputs: Vec<Output> = Vec::new();
             task.fold(&record, &mut outputs);
-            queue.extend(outputs.into_iter().map(|o| (o.topic, o.key, o.value)));
+            queue.extend(outputs);
         }
         left
     }
@@ -100,17 +111,26 @@ impl Straight {
     /// Moves time on, with the Ticks that its owners would append; answers what left with the time at which it did.
     pub fn advance_to(&mut self, to: Time) -> Vec<(Time, Left)> {
         let mut left = Vec::new();
-        while let Some((topic, due)) = self.next_tick().filter(|(_, due)| *due <= to) {
-            self.now = self.now.max(due);
+        while let Some(ticked) = self.tick_by(to) {
             let now = self.now;
-            left.extend(
-                self.append(topic, b"", Vec::new())
-                    .into_iter()
-                    .map(|l| (now, l)),
-            );
+            left.extend(ticked.into_iter().map(|l| (now, l)));
         }
-        self.now = self.now.max(to);
         left
+    }
+
+    /// Moves time on to the next Tick that an owner would append and answers what left; `None` when there is none up to
+    /// `to`, which it is then.
+    pub fn tick_by(&mut self, to: Time) -> Option<Vec<Left>> {
+        match self.next_tick().filter(|(_, due)| *due <= to) {
+            Some((topic, due)) => {
+                self.now = self.now.max(due);
+                Some(self.append(topic, b"", Vec::new()))
+            }
+            None => {
+                self.now = self.now.max(to);
+                None
+            }
+        }
     }
 
     /// The events among what left.
@@ -134,11 +154,11 @@ impl Straight {
         }
     }
 
-    fn write(&mut self, topic: Topic, key: Vec<u8>, value: Vec<u8>) -> Record {
+    fn write(&mut self, output: Output) -> Record {
         let records = self
             .recorded
             .entry(TopicPartition {
-                topic,
+                topic: output.topic,
                 partition: 0,
             })
             .or_default();
@@ -146,9 +166,9 @@ impl Straight {
         let record = Record {
             offset,
             time: self.now,
-            key,
-            value,
-            headers: Vec::new(),
+            key: output.key,
+            value: output.value,
+            headers: output.headers,
         };
         records.push(record.clone());
         record
