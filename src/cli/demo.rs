@@ -40,7 +40,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Nodes of the mesh.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(4..=500))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(2..=500))]
     nodes: u16,
     /// Keep what was recorded in this empty folder, for replay, explain and state.
     #[arg(long, value_name = "DIR")]

@@ -159,7 +159,7 @@ impl Telling {
             "report" => self.report(rest)?,
             "start" => self.start(rest)?,
             "stray" => self.stray(rest)?,
-            "clock" => self.clock(START, rest)?,
+            "clock" => self.clock(rest)?,
             _ => {
                 return Err(format!(
                     "{verb:?}: expected policy, agents, every, wait, hold, release, approve, \
