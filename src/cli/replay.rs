@@ -1,15 +1,18 @@
 //! `homeostat replay`: decides again from what was recorded and compares, byte for byte.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::{Colour, Printer, export, say};
+use crate::knowledge::explain::words;
+use crate::model::{Action, MeshId, NodeId};
 use crate::runtime::export::ExportError;
 use crate::stream::Topic;
-use crate::topology::replay::{Recorded, Report, replay, replay_events};
+use crate::topology::replay::{Recorded, Report, replay, replay_events, what_if};
 
 /// Arguments of `replay`.
 #[derive(clap::Args)]
@@ -20,6 +23,9 @@ pub(super) struct Args {
     /// Decide again from the event log alone, without the inboxes.
     #[arg(long)]
     events_only: bool,
+    /// Show what this policy would have ordered instead.
+    #[arg(long, value_name = "FILE", conflicts_with = "events_only")]
+    policy: Option<PathBuf>,
 }
 
 /// Runs `replay`: 0 no difference, 1 some, 2 it could not be read.
@@ -34,12 +40,50 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
         }
         read => read?,
     };
+    if let Some(path) = &args.policy {
+        return other_policy(path, &recorded, printer);
+    }
     let report = match args.events_only {
         true => events_only(&recorded),
         false => replay(&recorded, &export.manifest().prefix, export.time_source()),
     };
     show(&report, printer)?;
     Ok(ExitCode::from(u8::from(report.differences > 0)))
+}
+
+/// What a policy would have ordered: no verdict, so 0 when it could be told.
+fn other_policy(
+    path: &Path,
+    recorded: &Recorded,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the policy {}", path.display()))?;
+    let told = what_if(recorded, &text).with_context(|| format!("in {}", path.display()))?;
+    let (mut more, mut less) = (0, 0);
+    for ((key, action), (was, now)) in told.orders.iter().filter(|(_, (was, now))| was != now) {
+        more += (now - was).max(0);
+        less += (was - now).max(0);
+        let change = Change {
+            mesh_id: &key.mesh,
+            node_id: &key.node,
+            action,
+            was: *was,
+            now: *now,
+        };
+        printer.print(
+            &change,
+            &format!("{key}  {}: {was} -> {now}", words(action)),
+        )?;
+    }
+    let sentence = format!("{} records folded: +{more} orders, -{less}", told.records);
+    let sum = Sum {
+        records: told.records,
+        more,
+        less,
+    };
+    printer.print(&sum, &sentence)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn events_only(recorded: &Recorded) -> Report {
@@ -100,4 +144,20 @@ struct First<'a> {
     place: &'a str,
     recorded: &'a str,
     decided: &'a str,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    mesh_id: &'a MeshId,
+    node_id: &'a NodeId,
+    action: &'a Action,
+    was: i64,
+    now: i64,
+}
+
+#[derive(Serialize)]
+struct Sum {
+    records: u64,
+    more: i64,
+    less: i64,
 }

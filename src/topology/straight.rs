@@ -108,6 +108,11 @@ impl Straight {
         left
     }
 
+    /// Moves time on without any Tick: for records that bring their own.
+    pub fn skip_to(&mut self, to: Time) {
+        self.now = self.now.max(to);
+    }
+
     /// Moves time on, with the Ticks that its owners would append; answers what left with the time at which it did.
     pub fn advance_to(&mut self, to: Time) -> Vec<(Time, Left)> {
         let mut left = Vec::new();
