@@ -60,8 +60,8 @@ pub fn recorded(
     Ok(())
 }
 
-/// Folds generated records straight, stage after stage, and compares `events`, `directives` and dead
-/// letters; `plain` takes what only a log can know (offsets) out of a value.
+/// Folds generated records straight, stage after stage, and compares `events`, `directives` and
+/// dead letters; `plain` takes what only a log can know (offsets) out of a value.
 ///
 /// # Errors
 /// The first difference, in words.

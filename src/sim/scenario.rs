@@ -15,9 +15,9 @@
 //! report alpha/n1 healing failed
 //! ```
 //!
-//! A node keeps the values that it was last given. `agents apply` makes every order applied at once,
-//! `agents ignore` (the default) lets them expire. Times are hours, minutes and seconds since the
-//! start, 2026-01-01T00:00:00Z.
+//! A node keeps the values that it was last given. `agents apply` makes every order applied at
+//! once, `agents ignore` (the default) lets them expire. Times are hours, minutes and seconds since
+//! the start, 2026-01-01T00:00:00Z.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -48,8 +48,8 @@ pub struct ScenarioError {
     pub what: String,
 }
 
-/// Tells a story under a policy and answers the file as it should read: its own flush-left lines, with
-/// what came out under each.
+/// Tells a story under a policy and answers the file as it should read: its own flush-left lines,
+/// with what came out under each.
 ///
 /// # Errors
 /// A line is no command, or names something that is not there.

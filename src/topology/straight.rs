@@ -1,5 +1,5 @@
-//! The loop in a straight line: no log, no batches, no faults; time is moved by hand. For scenario files, policy cases
-//! and everything that must know what a loop would do.
+//! The loop in a straight line: no log, no batches, no faults; time is moved by hand. For scenario
+//! files, policy cases and everything that must know what a loop would do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -72,7 +72,8 @@ impl Straight {
         self.now
     }
 
-    /// Appends a record to an inbox and folds it, and whatever follows from it; answers what left, in order.
+    /// Appends a record to an inbox and folds it, and whatever follows from it; answers what left,
+    /// in order.
     pub fn append(&mut self, topic: Topic, key: &[u8], value: Vec<u8>) -> Vec<Left> {
         let mut left = Vec::new();
         let mut queue = VecDeque::from([(topic, key.to_vec(), value)]);
@@ -97,7 +98,8 @@ impl Straight {
         left
     }
 
-    /// Moves time on, with the Ticks that its owners would append; answers what left with the time at which it did.
+    /// Moves time on, with the Ticks that its owners would append; answers what left with the time
+    /// at which it did.
     pub fn advance_to(&mut self, to: Time) -> Vec<(Time, Left)> {
         let mut left = Vec::new();
         while let Some((topic, due)) = self.next_tick().filter(|(_, due)| *due <= to) {

@@ -253,11 +253,6 @@ impl Fold for Count {
         self.alarms.drain(&mut rows);
         rows
     }
-
-    fn forget(&mut self) {
-        self.nodes.forget();
-        self.alarms.forget();
-    }
 }
 
 /// What `count` tells `decide`; odd nodes live in one mesh, the others in another.
@@ -504,11 +499,6 @@ impl Fold for Decide {
         self.meshes.drain(&mut rows);
         self.alarms.drain(&mut rows);
         rows
-    }
-
-    fn forget(&mut self) {
-        self.meshes.forget();
-        self.alarms.forget();
     }
 }
 
