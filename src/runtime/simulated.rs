@@ -15,8 +15,8 @@ use crate::model::{Span, Time};
 use crate::stream::Topic;
 
 use super::{
-    Chunk, Clock, CommitError, KeyValue, Log, LogError, Outgoing, Polled, Position, Record, Rows, Seed,
-    Store, StoreError, Stores, TimeSource, TopicPartition, partition_of,
+    Chunk, Clock, CommitError, KeyValue, Log, LogError, Outgoing, Polled, Position, Record, Rows,
+    Seed, Store, StoreError, Stores, TimeSource, TopicPartition, partition_of,
 };
 
 /// A cluster of simulated brokers with the disks of the workers' machines. Cloning it clones the
