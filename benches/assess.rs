@@ -1,8 +1,8 @@
 //! How fast readings are judged: `cargo bench --bench assess`. Prints figures; one core.
 //!
 //! 1. In memory over 1,000 and over 1,000,000 nodes in shuffled order, 5 % of them ill: order and
-//!    duplicates, all formulas, latches, severity, wish and what is withheld. Goals: 8 M/s and
-//!    2 M/s. Over a million nodes the rows (about 700 bytes each) come from main memory; the driver
+//!    duplicates, all formulas, latches, severity, wish and what is withheld. Goals: 8 M/s and 2
+//!    M/s. Over a million nodes the rows (about 700 bytes each) come from main memory; the driver
 //!    knows which come next and prefetches them.
 //! 2. JSON lines through the command's own loop. Goal: 500,000 lines/s.
 //! 3. The loop's stage over 1,000 nodes: 1. and panes, cycles and what Plan is told. No goal.

@@ -38,8 +38,8 @@
 //! # The rooms
 //! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
 //! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
-//! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one page),
-//! [`sim`], [`config`] and [`cli`].
+//! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one
+//! page), [`sim`], [`config`] and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.

@@ -1,8 +1,9 @@
 //! The whole loop on one page: which stage reads and writes what.
 //!
 //! ```text
-//!   agents --> metrics --> [ analyze: Monitor, Analyze ] --> plan-inbox --> [ plan: Plan, Knowledge ] --> directives --> agents
-//!                 ^                |                            ^                |            |
+//!   agents --> metrics --> [ analyze: Monitor, Analyze ] --> plan-inbox --> [ plan: Plan,
+//!   Knowledge ] --> directives --> agents ^                |                            ^
+//!   |            |
 //!                 |                +--> cycles                  people           +--> events  |
 //!                 +------------------------------ Adopted ------------------------------------+
 //! ```

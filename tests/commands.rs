@@ -112,3 +112,169 @@ fn a_broken_pipe_is_no_error() {
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
     }
 }
+
+/// Runs the demo and keeps what it records; answers its words and the folder.
+fn kept(name: &str) -> (String, String) {
+    let dir = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
+    if std::path::Path::new(&dir).exists() {
+        std::fs::remove_dir_all(&dir).expect("the test's folder is ours");
+    }
+    let (code, out, err) = homeostat(&["demo", "--seed", "7", "--keep", &dir], &[]);
+    assert_eq!((code, err.as_str()), (0, ""), "{out}");
+    (out, dir)
+}
+
+#[test]
+fn the_demo_tells_an_incident_from_its_beginning_to_its_proof() {
+    let (out, _) = kept("demo-told");
+    let mut from = 0;
+    for words in [
+        "MAPE-K cycle  node-1  mesh alpha  2026-01-01T00:00:",
+        "  Analyze: ok (phi=1.1",
+        "2  A fault",
+        "severity ok -> warning: lossy",
+        "severity warning -> critical: lossy",
+        "ordered aggressive healing",
+        "not ordered aggressive healing: budget (1 of 1)",
+        "healing applied",
+        "aggressive_healing=1_nodes",
+        "severity critical -> ok",
+        "incident closes, repaired after",
+        "ordered route balanced",
+        "0 differences",
+        "RFC 6962 root of the ",
+        ": caught.",
+    ] {
+        let found = out[from..].find(words);
+        from += found.unwrap_or_else(|| panic!("{words:?} after byte {from} of:\n{out}"));
+    }
+}
+
+#[test]
+fn the_same_seed_tells_the_same_but_for_wall_time() {
+    let run = || {
+        let (_, out, _) = homeostat(&["demo", "--seed", "3", "--json"], &[]);
+        assert!(
+            out.lines()
+                .all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok())
+        );
+        out
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn what_the_demo_keeps_can_be_replayed_explained_and_looked_at() {
+    let (out, dir) = kept("demo-read");
+    for flags in [&["--json"][..], &["--json", "--events-only"]] {
+        let args = [&["replay", "--dir", &dir][..], flags].concat();
+        let (code, line, _) = homeostat(&args, &[]);
+        let report: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (code, report["differences"].as_i64()),
+            (0, Some(0)),
+            "{line}"
+        );
+        assert!(
+            report["decisions"].as_i64() > Some(20) && report["not_judged"] == 0,
+            "{line}"
+        );
+    }
+    let id = out
+        .split_whitespace()
+        .find(|word| word.starts_with("wh-"))
+        .unwrap();
+    let (code, story, _) = homeostat(&["explain", id, "--dir", &dir], &[]);
+    assert_eq!(code, 0);
+    for words in [
+        "Why alpha/node-2 was not ordered",
+        "incident",
+        "budget",
+        "<- this",
+    ] {
+        assert!(story.contains(words), "{words:?} in {story}");
+    }
+    let (code, _, err) = homeostat(&["explain", "dir-0-none", "--dir", &dir], &[]);
+    assert!(
+        code == 1 && err.contains(id),
+        "a wrong id is answered with right ones: {err}"
+    );
+
+    let state = |at: &str| {
+        let (code, out, _) = homeostat(&["state", "--dir", &dir, "--json", "--at", at], &[]);
+        assert_eq!(code, 0);
+        let line = out
+            .lines()
+            .find(|line| line.contains("node-1"))
+            .unwrap_or("null")
+            .to_owned();
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()
+    };
+    assert_eq!(state("2025-12-31T00:00:00Z"), serde_json::Value::Null);
+    assert_eq!(state("2026-01-01T00:01:00Z")["severity"], "ok");
+    let ill = state("2026-01-01T00:04:00Z");
+    assert_eq!(
+        (&ill["severity"], &ill["symptoms"][0]),
+        (&"critical".into(), &"lossy".into())
+    );
+    assert!(
+        ill["incident_id"].is_string() && ill["interval_s"] == 10,
+        "{ill}"
+    );
+    assert_eq!(state("2026-01-01T00:10:00Z")["severity"], "ok");
+}
+
+#[test]
+fn a_changed_byte_of_an_export_is_found_wanting_and_no_export_is_2() {
+    let (_, dir) = kept("demo-changed");
+    let path = format!("{dir}/events-0.records");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (code, out, err) = homeostat(&["replay", "--dir", &dir], &[]);
+    assert!(code == 1 && out.is_empty(), "{code} {out}");
+    assert!(
+        err.contains("events-0.records") && err.contains("SHA-256"),
+        "{err}"
+    );
+    let (code, _, err) = homeostat(&["replay", "--dir", "/no/such/folder"], &[]);
+    assert!(
+        code == 2 && err.contains("/no/such/folder") && err.contains("--keep"),
+        "{err}"
+    );
+}
+
+#[test]
+fn another_policy_is_tried_on_what_was_recorded() {
+    let (_, dir) = kept("demo-policy");
+    let shadow = file("shadow.toml", "plan.mode = \"shadow\"");
+    let args = ["replay", "--dir", &dir, "--policy", &shadow, "--json"];
+    let (code, out, _) = homeostat(&args, &[]);
+    let sum: serde_json::Value = serde_json::from_str(out.lines().last().unwrap()).unwrap();
+    assert_eq!((code, &sum["more"]), (0, &0.into()), "{out}");
+    assert!(sum["less"].as_i64() > Some(5), "{out}");
+}
+
+#[test]
+fn a_story_is_told_under_a_policy() {
+    let story = file(
+        "story.txt",
+        "every 10s for 1m alpha/n1 loss=12\n    00:00:00 n1 seen\n",
+    );
+    let (code, out, err) = homeostat(&["policy", "test", &story], &[]);
+    assert!(code == 1 && out.contains("story.txt:3"), "{out}");
+    assert!(err.contains("--write"), "{err}");
+    assert_eq!(homeostat(&["policy", "test", "--write", &story], &[]).0, 0);
+    assert_eq!(homeostat(&["policy", "test", &story], &[]).0, 0);
+    let shadow = file("shadow-story.toml", "plan.mode = \"shadow\"");
+    let args = ["policy", "test", &story, "--policy", &shadow, "--json"];
+    let (code, out, _) = homeostat(&args, &[]);
+    assert!(code == 1 && out.contains("shadow"), "{out}");
+    let nonsense = file("nonsense.txt", "dance\n");
+    let (code, _, err) = homeostat(&["policy", "test", &nonsense], &[]);
+    assert!(
+        code == 2 && err.contains("line 1") && err.contains("expected"),
+        "{err}"
+    );
+}

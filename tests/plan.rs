@@ -1,4 +1,5 @@
-//! Plan's order of questions, one story each: what an assessment wishes, what people and time say, and what leaves.
+//! Plan's order of questions, one story each: what an assessment wishes, what people and time say,
+//! and what leaves.
 
 use std::rc::Rc;
 

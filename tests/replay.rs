@@ -3,245 +3,32 @@
 //!
 //! A failure names its seed; `HOMEOSTAT_SEED=<seed> cargo test --test replay` repeats that one.
 
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
 use homeostat::model::*;
 use homeostat::runtime::{TimeSource, TopicPartition};
-use homeostat::sim::Seed;
 use homeostat::stream::Topic;
-use homeostat::topology::replay::{replay, replay_events};
-use homeostat::topology::straight::{Left, Straight};
+use homeostat::topology::replay::{Report, replay, replay_events};
+use homeostat::topology::straight::Straight;
 
+#[expect(dead_code, reason = "other tests need the rest of it")]
 mod common;
-use common::*;
+mod life;
+
+use common::mesh;
+use life::{Extent, Life};
 
 const SEEDS: u64 = 10_000;
 
-/// A fleet whose every moment comes from a seed.
-struct Life {
-    seed: Seed,
-    straight: Straight,
-    seqs: Vec<i64>,
-    values: Vec<[f64; 5]>,
-    orders: Vec<Directive>,
-    proposals: Vec<(NodeId, String)>,
-}
+/// Long enough for healing, its outcome, and what comes after.
+const EXTENT: Extent = Extent {
+    nodes: 6,
+    moments: 30,
+    more: 60,
+};
 
-const KINDS: [Metric; 5] = [
-    Metric::CpuPercent,
-    Metric::MemoryPercent,
-    Metric::MeshConnectivity,
-    Metric::LatencyMs,
-    Metric::PacketLoss,
-];
-
-impl Life {
-    fn new(seed: u64) -> Self {
-        let mut seed = Seed(seed);
-        let nodes = 1 + seed.below(12) as usize;
-        Life {
-            straight: Straight::new("replay", Time(START)),
-            seqs: vec![0; nodes],
-            values: vec![[40.0, 50.0, 5.0, 60.0, 0.0]; nodes],
-            orders: Vec::new(),
-            proposals: Vec::new(),
-            seed,
-        }
-    }
-
-    fn live(mut self) -> Straight {
-        for _ in 0..30 + self.seed.below(60) {
-            let gap = *self
-                .seed
-                .pick(&[0, 1, 5, 10, 10, 10, 60, 60, 200, 700, 4000]);
-            let to = self.straight.now() + Span::seconds(gap);
-            let left: Vec<Left> = self
-                .straight
-                .advance_to(to)
-                .into_iter()
-                .map(|(_, left)| left)
-                .collect();
-            self.note(&left);
-            let left = self.moment();
-            self.note(&left);
-        }
-        self.straight
-    }
-
-    fn moment(&mut self) -> Vec<Left> {
-        match self.seed.below(20) {
-            0..=12 => self.everyone_samples(),
-            13..=15 => self.an_agent_reports(),
-            16 => self.someone_holds(),
-            17 => self.someone_answers(),
-            18 => self.someone_changes_the_policy(),
-            _ => self.a_flood(),
-        }
-    }
-
-    fn name(n: usize) -> String {
-        format!("n{n}")
-    }
-
-    fn mesh_of(n: usize) -> &'static str {
-        if n.is_multiple_of(3) { "beta" } else { "alpha" }
-    }
-
-    fn everyone_samples(&mut self) -> Vec<Left> {
-        let mut left = Vec::new();
-        for n in 0..self.seqs.len() {
-            if self.seed.one_in(10) {
-                continue;
-            }
-            if self.seed.one_in(6) {
-                let k = self.seed.below(5) as usize;
-                let ill = [97.0, 96.0, 0.0, 700.0, 15.0];
-                let well = [40.0, 50.0, 5.0, 60.0, 0.0];
-                self.values[n][k] = if self.seed.one_in(2) { ill[k] } else { well[k] };
-            }
-            self.seqs[n] += 1;
-            let values: Vec<_> = KINDS.into_iter().zip(self.values[n]).collect();
-            let mut taken = self.straight.now().0;
-            if self.seed.one_in(20) {
-                taken -= 1_000_000;
-            }
-            let interval = *self.seed.pick(&[10.0, 10.0, 60.0, 600.0]);
-            let mut sample = sample(
-                Self::mesh_of(n),
-                &Self::name(n),
-                self.seqs[n],
-                taken,
-                interval,
-                metrics(&values),
-            );
-            if self.seed.one_in(40) {
-                sample.reading.boot = self.seed.below(3) as i64 * START;
-            }
-            left.extend(send(&mut self.straight, &sample));
-        }
-        left
-    }
-
-    fn an_agent_reports(&mut self) -> Vec<Left> {
-        if self.orders.is_empty() {
-            return Vec::new();
-        }
-        let directive = self.seed.pick(&self.orders).clone();
-        let result = *self.seed.pick(&[
-            OutcomeResult::Applied,
-            OutcomeResult::Applied,
-            OutcomeResult::Failed,
-            OutcomeResult::Refused,
-            OutcomeResult::Unknown,
-        ]);
-        report(&mut self.straight, &outcome(&directive, result))
-    }
-
-    fn scope(&mut self) -> HoldScope {
-        let n = self.seed.below(self.seqs.len() as u64) as usize;
-        match self.seed.below(3) {
-            0 => HoldScope {
-                mesh: MeshId::none(),
-                node: None,
-            },
-            1 => HoldScope {
-                mesh: mesh(Self::mesh_of(n)),
-                node: None,
-            },
-            _ => HoldScope {
-                mesh: mesh(Self::mesh_of(n)),
-                node: Some(node(&Self::name(n))),
-            },
-        }
-    }
-
-    fn someone_holds(&mut self) -> Vec<Left> {
-        let scope = self.scope();
-        let hold = Hold {
-            scope: scope.clone(),
-            release: self.seed.one_in(2),
-            for_ms: self
-                .seed
-                .one_in(2)
-                .then(|| self.seed.below(2_000_000) as i64),
-            by: "ops".into(),
-            reason: String::new(),
-        };
-        say(&mut self.straight, &scope.mesh, &PlanRecord::Hold(hold))
-    }
-
-    fn someone_answers(&mut self) -> Vec<Left> {
-        if self.proposals.is_empty() {
-            return Vec::new();
-        }
-        let (node, subject) = self.seed.pick(&self.proposals).clone();
-        let n: usize = node.as_str()[1..].parse().unwrap();
-        let mesh = mesh(Self::mesh_of(n));
-        let approved = self.seed.one_in(2);
-        let approval = Approval {
-            mesh: mesh.clone(),
-            node,
-            subject,
-            approved,
-            by: "alice".into(),
-        };
-        say(&mut self.straight, &mesh, &PlanRecord::Approval(approval))
-    }
-
-    fn someone_changes_the_policy(&mut self) -> Vec<Left> {
-        let text = *self.seed.pick(&[
-            "plan.mode = \"shadow\"",
-            "plan.mode = \"act\"",
-            "plan.allow = [\"monitoring_interval\", \"healing\"]",
-            "plan.approve = []",
-            "plan.cooldown_s = 0",
-            "plan.budget_percent = 100.0",
-            "plan.nonsense = 1",
-            "symptoms.lossy.warning_enter = 20.0",
-        ]);
-        let mesh = self.scope().mesh;
-        let change = PolicyChange {
-            mesh: mesh.clone(),
-            text: text.into(),
-            by: "ops".into(),
-        };
-        say(&mut self.straight, &mesh, &PlanRecord::PolicyChange(change))
-    }
-
-    /// Three samples at once, the second of them twice.
-    fn a_flood(&mut self) -> Vec<Left> {
-        let mut left = self.everyone_samples();
-        left.extend(self.everyone_samples());
-        let metrics = TopicPartition {
-            topic: Topic::Metrics,
-            partition: 0,
-        };
-        let Some(last) = self
-            .straight
-            .recorded
-            .get(&metrics)
-            .and_then(|all| all.last().cloned())
-        else {
-            return left;
-        };
-        left.extend(self.straight.append(Topic::Metrics, &last.key, last.value));
-        left
-    }
-
-    fn note(&mut self, left: &[Left]) {
-        for event in Straight::events(left) {
-            match event.body {
-                Body::DirectiveIssued { directive } => self.orders.push(directive),
-                Body::DirectiveWithheld {
-                    id,
-                    node,
-                    reason: Reason::NeedsApproval,
-                    ..
-                } => {
-                    self.proposals.push((node, id));
-                }
-                _ => {}
-            }
-        }
-    }
+fn live(seed: u64) -> Straight {
+    Life::new(seed, EXTENT).live().0
 }
 
 fn events_of(straight: &Straight) -> Vec<Vec<u8>> {
@@ -260,49 +47,49 @@ fn seeds() -> Vec<u64> {
     }
 }
 
+/// Lives every seed and judges it; answers how many decisions were compared.
+fn judge(seeds: Vec<u64>, judge: impl Fn(&Straight) -> Report + Sync) -> u64 {
+    let (next, decisions) = (AtomicUsize::new(0), AtomicU64::new(0));
+    let work = || {
+        while let Some(&seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let report = judge(&live(seed));
+            let again = format!("repeat: HOMEOSTAT_SEED={seed} cargo test --test replay");
+            let Report {
+                differences,
+                not_judged,
+                first_difference,
+                ..
+            } = &report;
+            assert_eq!(*differences, 0, "{again}\n{first_difference:#?}");
+            assert_eq!(*not_judged, 0, "{again}");
+            decisions.fetch_add(report.decisions, Ordering::Relaxed);
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    decisions.into_inner()
+}
+
 #[test]
 fn deciding_again_from_the_events_alone_equals_the_run() {
-    let mut decisions = 0;
-    for seed in seeds() {
-        let straight = Life::new(seed).live();
-        let report = replay_events(0, &events_of(&straight));
-        let again = format!("HOMEOSTAT_SEED={seed} cargo test --test replay");
-        assert_eq!(
-            report.differences, 0,
-            "{again}\n{:#?}",
-            report.first_difference
-        );
-        assert_eq!(report.not_judged, 0, "{again}");
-        decisions += report.decisions;
-    }
-    assert!(
-        decisions >= 20 * seeds().len() as u64,
-        "lives with decisions: {decisions}"
-    );
+    let count = seeds().len() as u64;
+    let decisions = judge(seeds(), |straight| replay_events(0, &events_of(straight)));
+    assert!(decisions >= 20 * count, "lives with decisions: {decisions}");
 }
 
 #[test]
 fn folding_the_inboxes_again_equals_the_run() {
-    for seed in seeds()
-        .into_iter()
-        .filter(|seed| seed % 20 == 0 || seeds().len() == 1)
-    {
-        let straight = Life::new(seed).live();
-        let report = replay(&straight.recorded, "homeostat.", TimeSource::Log);
-        let again = format!("HOMEOSTAT_SEED={seed} cargo test --test replay");
-        assert_eq!(
-            report.differences, 0,
-            "{again}\n{:#?}",
-            report.first_difference
-        );
-        assert!(report.decisions > 0, "{again}");
-    }
+    let seeds = seeds().into_iter().step_by(20).collect();
+    let decisions = judge(seeds, |straight| {
+        replay(&straight.recorded, "homeostat.", TimeSource::Log)
+    });
+    assert!(decisions > 0, "lives with decisions");
 }
 
 /// A changed, a missing and an invented decision are each found, and one of them spoils no other.
 #[test]
 fn what_was_not_decided_so_is_found() {
-    let straight = Life::new(3).live();
+    let straight = live(3);
     let good = events_of(&straight);
     let changed = |change: &dyn Fn(&mut Event)| {
         let mut events = good.clone();

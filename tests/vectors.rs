@@ -1,4 +1,5 @@
-//! The assess vectors, the contract's and in `own` ours: each file is one run, through the command's logic and through the binary.
+//! The assess vectors, the contract's and in `own` ours: each file is one run, through the
+//! command's logic and through the binary.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -1,5 +1,5 @@
-//! `homeostat demo`: a simulated mesh through an incident, on the same stages as ever, and the proof
-//! of what was decided. Time is moved by hand; nothing is read or written but `--keep DIR`.
+//! `homeostat demo`: a simulated mesh through an incident, on the same stages as ever, and the
+//! proof of what was decided. Time is moved by hand; nothing is read or written but `--keep DIR`.
 //!
 //! 1. A fleet lives on the simulated log; what it goes through is told as it happens.
 //! 2. The recorded inboxes are folded again: the same decisions must come out.
@@ -53,7 +53,8 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
     let mesh = MeshId::parse(MESH).ok_or_else(|| anyhow!("{MESH} is a mesh's name"))?;
     if !printer.json {
         let head = format!(
-            "A mesh of {nodes} nodes, simulated; time is moved by hand (seed {}).\n\n1  All is well",
+            "A mesh of {nodes} nodes, simulated; time is moved by hand (seed {}).\n\n\
+             1  All is well",
             args.seed
         );
         printer.print(&(), &head)?;
@@ -381,7 +382,8 @@ fn recorded(cluster: &Simulated) -> Recorded {
         .collect()
 }
 
-/// Changes one byte of the mesh's log and shows that it is seen twice: by the root, and by deciding again.
+/// Changes one byte of the mesh's log and shows that it is seen twice: by the root, and by deciding
+/// again.
 fn change_a_byte(
     recorded: &Recorded,
     mesh: &MeshId,
@@ -435,9 +437,9 @@ fn change_a_byte(
         .first_difference
         .map_or("no difference".to_owned(), |d| d.place);
     let text = format!(
-        "RFC 6962 root of the {} leaves of mesh {mesh}:\n  {}\nOne byte of leaf {seq}, the order to heal, \
-         is changed; the root is now\n  {}\nand deciding again from the events finds a difference at {found}: \
-         {word}.",
+        "RFC 6962 root of the {} leaves of mesh {mesh}:\n  {}\n\
+         One byte of leaf {seq}, the order to heal, is changed; the root is now\n  {}\n\
+         and deciding again from the events finds a difference at {found}: {word}.",
         proof.leaves, proof.root, proof.changed_root
     );
     printer.print(&proof, &text)?;
@@ -466,8 +468,8 @@ fn keep(
     let dir = dir.display();
     let id = withheld.unwrap_or_else(|| "ID".to_owned());
     let text = format!(
-        "\nKept in {dir}. Next:\n  homeostat explain {id} --dir {dir}\n  homeostat state --dir {dir} \
-         --at 2026-01-01T00:04:00Z\n  homeostat replay --dir {dir}"
+        "\nKept in {dir}. Next:\n  homeostat explain {id} --dir {dir}\n  \
+         homeostat state --dir {dir} --at 2026-01-01T00:04:00Z\n  homeostat replay --dir {dir}"
     );
     if !printer.json {
         printer.print(&(), &text)?;

@@ -56,7 +56,7 @@ pub(super) fn run(command: Command, printer: &mut Printer<impl Write>) -> anyhow
 /// Tells every story and compares.
 fn test(args: Test, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
     let policy = match &args.policy {
-        Some(path) => Some(read_text(path, "the policy")?),
+        Some(path) => Some(read_text(path, "policy", "TOML")?),
         None => match Config::load(None)?.policy_text() {
             "" => None,
             text => Some(text.to_owned()),
@@ -67,7 +67,7 @@ fn test(args: Test, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCod
     }
     let mut failed = 0;
     for path in &args.files {
-        let text = read_text(path, "the story")?;
+        let text = read_text(path, "story", "a text")?;
         let told = tell(&text, policy.as_deref())
             .with_context(|| format!("reading the story {}", path.display()))?;
         if args.write {
@@ -115,10 +115,10 @@ fn show_story(
     Ok(printer.print(&story, &words)?)
 }
 
-fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
+fn read_text(path: &Path, what: &str, form: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| {
         format!(
-            "reading {what} {}, expected a text in UTF-8",
+            "reading {what} {}, expected {form} in UTF-8",
             path.display()
         )
     })
@@ -127,7 +127,7 @@ fn read_text(path: &Path, what: &str) -> anyhow::Result<String> {
 fn check(args: Check, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
     let read = match args.file {
         Some(path) => {
-            let text = read_text(&path, "the policy")?;
+            let text = read_text(&path, "policy", "TOML")?;
             Config::new(Some((&path, &text)), [])
         }
         None => Config::load(args.config.as_deref()),

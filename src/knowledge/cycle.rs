@@ -28,9 +28,13 @@ pub fn tell(cycle: &CycleClosed, around: &Around<'_>) -> String {
         false => format!("{}: {}", cycle.severity.name(), symptoms.join(", ")),
     };
     format!(
-        "MAPE-K cycle  {}  mesh {}  {}\n  Monitor: {}\n  Analyze: {severity} (phi={:.3}, state={}, \
-         harmony={:.2})\n  Plan: {}\n  Execute: {}\n  Knowledge: metrics exported, state saved, audit \
-         logged ({leaf})\n  φ-cycle complete: {} (φ={:.3}, duration={:.3}s)",
+        "MAPE-K cycle  {}  mesh {}  {}\n  \
+         Monitor: {}\n  \
+         Analyze: {severity} (phi={:.3}, state={}, harmony={:.2})\n  \
+         Plan: {}\n  \
+         Execute: {}\n  \
+         Knowledge: metrics exported, state saved, audit logged ({leaf})\n  \
+         φ-cycle complete: {} (φ={:.3}, duration={:.3}s)",
         cycle.node,
         cycle.mesh,
         cycle.sample_time,

@@ -1,8 +1,10 @@
-//! What one event changes. It alone changes Plan's rows, belongs to the event schema and is kept for ever.
+//! What one event changes. It alone changes Plan's rows, belongs to the event schema and is kept
+//! for ever.
 //!
 //! 1. The event takes the next seq of its mesh.
 //! 2. Its fact changes the row that it is about.
-//! 3. The indexes follow from the row before and after: when something is due, budget slots, queues.
+//! 3. The indexes follow from the row before and after: when something is due, budget slots,
+//!    queues.
 
 use crate::model::{
     Action, Answer, Assessment, Body, Event, FOREVER, HoldRow, HoldScope, IncidentKind,
@@ -285,7 +287,8 @@ fn adopt(ledger: &mut Ledger, mesh: &MeshId, policy: PolicyInForce, taken_over: 
     });
 }
 
-/// A first reading, or the first after a new boot: the agent starts from what it samples at and balanced routes.
+/// A first reading, or the first after a new boot: the agent starts from what it samples at and
+/// balanced routes.
 fn seen(ledger: &mut Ledger, key: &NodeKey, a: &Assessment, now: Time, first: bool) {
     if first {
         let mut row = NodeRow::new(a.clone(), now);
@@ -424,7 +427,8 @@ fn issued(row: &mut NodeRow, action: Action, now: Time, order: Order) {
     row.kinds[action.kind() as usize].order = Some(order);
 }
 
-/// An order ended: what was not done was not told, and the budget's slot runs out some time after the last one.
+/// An order ended: what was not done was not told, and the budget's slot runs out some time after
+/// the last one.
 fn ended(row: &mut NodeRow, kind: Kind, state: OrderState, now: Time, policy: &Policy) {
     let help = Span::seconds(policy.plan.help_s);
     let k = &mut row.kinds[kind as usize];

@@ -1,5 +1,5 @@
-//! Why: a walk backwards from a directive, an incident or something withheld to the reading behind it, and forwards to
-//! how it ended. Told as a story, a line a fact.
+//! Why: a walk backwards from a directive, an incident or something withheld to the reading behind
+//! it, and forwards to how it ended. Told as a story, a line a fact.
 
 use crate::model::{
     Action, Assessment, Body, Event, EventTime, Finding, IncidentKind, Metric, NodeId, Reason,
@@ -26,10 +26,12 @@ pub struct Story {
     pub lines: Vec<Line>,
 }
 
-/// Tells the story of `id` from the events of its mesh, in order; `None` when no event bears that id.
+/// Tells the story of `id` from the events of its mesh, in order; `None` when no event bears that
+/// id.
 ///
 /// 1. Find the event that bears the id: an order, something withheld, or an incident's opening.
-/// 2. Walk back over its node's events to the last one that carries a reading of a healthy node: the story begins after.
+/// 2. Walk back over its node's events to the last one that carries a reading of a healthy node:
+///    the story begins after.
 /// 3. Walk on to the end: of the incident, or of the order when it has none.
 pub fn explain(events: &[Event], id: &str) -> Option<Story> {
     let at = events.iter().position(|event| bears(&event.body, id))?;
@@ -79,7 +81,8 @@ fn incident_of(body: &Body) -> Option<&str> {
     }
 }
 
-/// Where the node was last seen without severity or symptom, before the incident or the event itself.
+/// Where the node was last seen without severity or symptom, before the incident or the event
+/// itself.
 fn begin_of(events: &[Event], at: usize, node: &NodeId, incident: Option<&str>) -> usize {
     let opened = incident
         .and_then(|id| {

@@ -1,4 +1,5 @@
-//! Rows that `evolve` keeps and `decide` reads: what events say about a partition, its meshes and their nodes.
+//! Rows that `evolve` keeps and `decide` reads: what events say about a partition, its meshes and
+//! their nodes.
 
 use serde::{Deserialize, Serialize};
 
@@ -232,7 +233,8 @@ pub struct Order {
 }
 
 impl Assessment {
-    /// What the node's condition asks for in one kind, were it never told anything; refused acts are not asked for.
+    /// What the node's condition asks for in one kind, were it never told anything; refused acts
+    /// are not asked for.
     pub fn asks(&self, kind: Kind) -> Option<Action> {
         match kind {
             Kind::MonitoringInterval => Some(Action::MonitoringInterval {
@@ -268,7 +270,8 @@ impl Assessment {
             .find(|action| action.kind() == kind)
     }
 
-    /// The symptoms that carry a wish to heal: shown and established; silence and idleness never do.
+    /// The symptoms that carry a wish to heal: shown and established; silence and idleness never
+    /// do.
     pub fn carriers(&self) -> impl Iterator<Item = &super::Finding> {
         self.findings.iter().filter(|f| {
             f.shown && f.established && !matches!(f.symptom, Symptom::Silent | Symptom::Idle)
@@ -312,13 +315,15 @@ impl NodeRow {
         &self.kinds[kind as usize]
     }
 
-    /// What is wished of a kind and not yet told: an interval or a route that differs, an act that is asked for.
+    /// What is wished of a kind and not yet told: an interval or a route that differs, an act that
+    /// is asked for.
     pub fn wish(&self, kind: Kind) -> Option<Action> {
         let asked = self.assessment.asks(kind)?;
         (Some(asked) != self.told(kind)).then_some(asked)
     }
 
-    /// What the node was last told of a kind that is a setting; an act is told once and is no setting.
+    /// What the node was last told of a kind that is a setting; an act is told once and is no
+    /// setting.
     pub fn told(&self, kind: Kind) -> Option<Action> {
         match kind {
             Kind::MonitoringInterval => Some(Action::MonitoringInterval {
@@ -336,7 +341,8 @@ impl NodeRow {
         self.assessment.severity
     }
 
-    /// When something of this node is due by time alone; a function of the row, whatever the policy says by now.
+    /// When something of this node is due by time alone; a function of the row, whatever the policy
+    /// says by now.
     pub fn due(&self) -> Option<Time> {
         let kinds = self.kinds.iter().filter_map(KindRow::due);
         let held = self.kinds.iter().any(KindRow::waits_for_node_hold);
@@ -403,8 +409,8 @@ impl KindRow {
     }
 }
 
-/// The mesh part of a directive's or origin's path: bytes outside `A-Za-z0-9._~-` (and an id of dots only) as `%XX`;
-/// above 120 bytes `%sha256-<hex of the id's>` (`audit-format.md` 4).
+/// The mesh part of a directive's or origin's path: bytes outside `A-Za-z0-9._~-` (and an id of
+/// dots only) as `%XX`; above 120 bytes `%sha256-<hex of the id's>` (`audit-format.md` 4).
 pub fn path_of(mesh: &MeshId) -> String {
     use sha2::{Digest, Sha256};
     let dots_only = mesh.as_str().bytes().all(|b| b == b'.');

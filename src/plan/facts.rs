@@ -39,7 +39,8 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// 1. the mesh's log is open; 2. one event carries the assessment whole; 3. what else changed; 4. the incident;
+    /// 1. the mesh's log is open; 2. one event carries the assessment whole; 3. what else changed;
+    ///    4. the incident;
     /// 5. the wishes. The same word twice changes nothing.
     pub(super) fn assessment(&mut self, a: &Assessment) -> Result<(), Reject> {
         self.opened()?;
@@ -159,8 +160,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Opens an incident when the node is not ok, closes it when it is. In a storm the mass incident stands for all
-    /// that fall ill; the one node too many opens it.
+    /// Opens an incident when the node is not ok, closes it when it is. In a storm the mass
+    /// incident stands for all that fall ill; the one node too many opens it.
     pub(super) fn incident(&mut self, key: &NodeKey) {
         let Some(row) = self.node(key) else { return };
         let a = &row.assessment;
@@ -218,7 +219,8 @@ impl Draft<'_> {
         );
     }
 
-    /// A report about the last order of its kind counts; one about an earlier order changes nothing any more.
+    /// A report about the last order of its kind counts; one about an earlier order changes nothing
+    /// any more.
     pub(super) fn outcome(&mut self, outcome: &Outcome) -> Result<(), Reject> {
         self.opened()?;
         let key = self.known(&outcome.mesh, &outcome.node)?;

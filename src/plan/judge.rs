@@ -1,4 +1,5 @@
-//! The questions that every wish passes, in order; the first that it fails is the reason why it is withheld.
+//! The questions that every wish passes, in order; the first that it fails is the reason why it is
+//! withheld.
 
 use crate::model::{
     Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
@@ -83,8 +84,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Confirmed, fresh, known and heard, allowed, not held; then for an act or a route: free, cooled down, within the
-    /// budget, no storm, approved; then mode `act`.
+    /// Confirmed, fresh, known and heard, allowed, not held; then for an act or a route: free,
+    /// cooled down, within the budget, no storm, approved; then mode `act`.
     fn first_objection(
         &self,
         key: &NodeKey,
@@ -142,8 +143,8 @@ impl Draft<'_> {
         })
     }
 
-    /// A node that is acted on already costs no more; any other stands behind those that wait, so that
-    /// one that nothing helps does not keep its place for ever.
+    /// A node that is acted on already costs no more; any other stands behind those that wait, so
+    /// that one that nothing helps does not keep its place for ever.
     fn within_budget(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
         if row.slot.is_some_and(|until| until > self.at.now) {
             return None;
@@ -268,8 +269,8 @@ fn why(reason: Reason) -> Withheld {
     }
 }
 
-/// A longer interval is a wish only after a while; a route goes with the act that asks for it, and back when none of
-/// the symptoms that carried it is confirmed.
+/// A longer interval is a wish only after a while; a route goes with the act that asks for it, and
+/// back when none of the symptoms that carried it is confirmed.
 fn not_yet_a_wish(row: &NodeRow, action: Action, now: Time) -> bool {
     let ordered = |kind, wanted: fn(&Action) -> bool| {
         row.kind(kind).order.as_ref().is_some_and(|order| {
@@ -372,9 +373,9 @@ fn serves(order: &Order, action: Action) -> bool {
 }
 
 /// What is critical is healed at once. Anything less needs the 5-minute mean of a symptom that
-/// carries it, over a whole window since the first ill reading: three readings in a row with two lost
-/// probes in a hundred come about once a day on a healthy router. Without a carrier the trend's 50
-/// readings have confirmed it.
+/// carries it, over a whole window since the first ill reading: three readings in a row with two
+/// lost probes in a hundred come about once a day on a healthy router. Without a carrier the
+/// trend's 50 readings have confirmed it.
 fn confirmed(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Option<Withheld> {
     let heals = matches!(
         action,

@@ -1,8 +1,9 @@
 //! P: from an assessment's wish to a directive, or to the reason why not.
 //!
-//! `decide` turns one inbox record into events; `wake` does so for what is due by time or by the end of what held it.
-//! Both only read rows and record events: each event is evolved at once, so that the next question sees it. The events
-//! are the whole answer; an input without an event changes nothing.
+//! `decide` turns one inbox record into events; `wake` does so for what is due by time or by the
+//! end of what held it. Both only read rows and record events: each event is evolved at once, so
+//! that the next question sees it. The events are the whole answer; an input without an event
+//! changes nothing.
 
 mod facts;
 mod judge;
@@ -149,7 +150,8 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Opens a mesh's log at its first assessment, and takes the policy for all over when there is a newer one.
+    /// Opens a mesh's log at its first assessment, and takes the policy for all over when there is
+    /// a newer one.
     fn ensure_mesh(&mut self, mesh: &MeshId) {
         let partition = self.ledger.partition();
         if self.ledger.meshes.get(mesh).is_none() {

@@ -9,7 +9,8 @@ use crate::stream::Reject;
 use super::Draft;
 
 impl Draft<'_> {
-    /// Puts a policy in force, for a mesh or for all; the one that is in force already changes nothing.
+    /// Puts a policy in force, for a mesh or for all; the one that is in force already changes
+    /// nothing.
     pub(super) fn policy_change(&mut self, change: &PolicyChange) -> Result<(), Reject> {
         self.opened()?;
         handle(&change.by)?;

@@ -1,7 +1,8 @@
-//! What is due by time, or because what held it ended. Every step records at least one event, so none needs a cursor.
+//! What is due by time, or because what held it ended. Every step records at least one event, so
+//! none needs a cursor.
 //!
-//! In a mesh, in order: the end of its hold; nodes by when something of them is due; then what waits in the queues whose
-//! block is gone, oldest first: hold, policy, storm, budget.
+//! In a mesh, in order: the end of its hold; nodes by when something of them is due; then what
+//! waits in the queues whose block is gone, oldest first: hold, policy, storm, budget.
 
 use crate::model::{
     Body, Event, HoldScope, IncidentKind, Kind, MeshId, NodeKey, NodeRow, Queue, Reason, Time,
@@ -19,7 +20,8 @@ enum Due {
 }
 
 impl Plan {
-    /// When a mesh (the empty one: the partition) wants to be woken; the past means at once. A function of the rows.
+    /// When a mesh (the empty one: the partition) wants to be woken; the past means at once. A
+    /// function of the rows.
     pub fn wake_at(&self, ledger: &Ledger, at: &At, mesh: &MeshId) -> Option<Time> {
         if mesh.is_none() {
             return ledger.partition().hold.as_ref().and_then(|hold| hold.until);
@@ -146,7 +148,8 @@ impl Draft<'_> {
         }
     }
 
-    /// Judges again what waited, and the route that goes with it if it is an act that is ordered now.
+    /// Judges again what waited, and the route that goes with it if it is an act that is ordered
+    /// now.
     fn take_up(&mut self, key: &NodeKey, kind: Kind) {
         self.judge(key, kind, Asked::ByAlarm);
         if matches!(kind, Kind::Healing | Kind::Scaling) {

@@ -11,19 +11,19 @@
 //! 3. **The store takes** the changed rows and the [`Mark`] (position, hash of the last folded
 //!    record, offset reached in `events`): one atomic write, of committed changes only. It may lag
 //!    any number of commits. Crash before or after: 4.
-//! 4. **Opening a task** writes nothing that the log does not hold: the committed position C is read
-//!    after every older transaction of this worker is decided; the rows are brought to C by folding
-//!    the inbox from the mark to C in silence ([`Recover::Refold`]) or by evolving the stage's own
-//!    past outputs to the end ([`Recover::Evolve`]); long ways are applied in pieces as in 3, each a
-//!    state that the log committed. Crash anywhere: the same again. Never does a task go back to
-//!    where a batch began.
+//! 4. **Opening a task** writes nothing that the log does not hold: the committed position C is
+//!    read after every older transaction of this worker is decided; the rows are brought to C by
+//!    folding the inbox from the mark to C in silence ([`Recover::Refold`]) or by evolving the
+//!    stage's own past outputs to the end ([`Recover::Evolve`]); long ways are applied in pieces as
+//!    in 3, each a state that the log committed. Crash anywhere: the same again. Never does a task
+//!    go back to where a batch began.
 //! 5. **Rows of another encoding are cleared**, mark and all, in one write. Crash after: no state,
 //!    which 4 builds anew.
 //!
 //! What an outcome of 2 means: committed, go on; aborted, the task is opened anew (its rows in
 //! memory hold unapplied commits too); unknown or fatal, a new producer first, since only that
-//! decides the old transaction. A revocation drops the task inside the callback. That the log is not
-//! the one that the rows came from is a [`Stop`].
+//! decides the old transaction. A revocation drops the task inside the callback. That the log is
+//! not the one that the rows came from is a [`Stop`].
 
 use std::fmt::Write;
 use std::rc::Rc;

@@ -1,10 +1,10 @@
 //! The export: a log in a directory, to be read elsewhere (`demo --keep`, `replay`, `explain`,
 //! `state`).
 //!
-//! `manifest.json` says what there is; next to it lies one file per topic partition. A file is a row
-//! of records, each `u32 length` and so many bytes: `i64 offset, i64 append time (ms), key, value,
-//! u32 headers, (name, value) per header`; a key, value or name is `u32 length` and its bytes. All
-//! numbers are big-endian. A directory appears whole or not at all.
+//! `manifest.json` says what there is; next to it lies one file per topic partition. A file is a
+//! row of records, each `u32 length` and so many bytes: `i64 offset, i64 append time (ms), key,
+//! value, u32 headers, (name, value) per header`; a key, value or name is `u32 length` and its
+//! bytes. All numbers are big-endian. A directory appears whole or not at all.
 
 use std::fs;
 use std::io::Write as _;

@@ -1,5 +1,5 @@
-//! The log port: it moves bytes and holds no opinions. Kafka, the embedded log and the simulated one
-//! stand behind it; one conformance suite (`tests/conformance.rs`) holds for all.
+//! The log port: it moves bytes and holds no opinions. Kafka, the embedded log and the simulated
+//! one stand behind it; one conformance suite (`tests/conformance.rs`) holds for all.
 //!
 //! A [`Log`] belongs to one worker: one consumer in the group, one transactional producer. All of
 //! its calls may block and all happen on the worker's thread.
@@ -127,9 +127,9 @@ pub trait Log {
 
     /// Brings what there is, waiting at most `wait` for the first record.
     ///
-    /// When an inbox partition is taken away, `revoked` is called inside of this call and **before**
-    /// the log lets go of it: the fence is per member and not per partition, so what was folded and
-    /// not committed must be dropped there.
+    /// When an inbox partition is taken away, `revoked` is called inside of this call and
+    /// **before** the log lets go of it: the fence is per member and not per partition, so what was
+    /// folded and not committed must be dropped there.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -146,8 +146,8 @@ pub trait Log {
     /// The partition is not assigned.
     fn go_on(&mut self, inbox: TopicPartition, from: i64) -> Result<(), LogError>;
 
-    /// Writes the outputs and the positions, all or nothing; no transaction is open before or after.
-    /// Answers per partition written the offset of its last record plus one.
+    /// Writes the outputs and the positions, all or nothing; no transaction is open before or
+    /// after. Answers per partition written the offset of its last record plus one.
     ///
     /// # Errors
     /// See [`CommitError`]: each says what is in the log now.

@@ -8,6 +8,7 @@ pub mod commit;
 pub mod export;
 mod log;
 mod route;
+mod seed;
 pub mod simulated;
 mod store;
 mod task;
@@ -18,6 +19,7 @@ pub use log::{
     Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };
 pub use route::{Router, murmur2, partition_of};
+pub use seed::Seed;
 pub use store::{Below, KeyValue, Rows, Store, StoreError, Stores};
 pub use task::{Folded, Task, TimeSource, fold_straight};
 pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};

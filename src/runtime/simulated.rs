@@ -2,8 +2,8 @@
 //! time moved by hand, and faults.
 //!
 //! Every call of a port is an operation with a number; a [`Fault`] strikes at one. A run without
-//! faults leaves its [`Operation`]s behind ([`Simulated::operations`]), and so tells where faults can
-//! strike. Nothing happens by itself: members join when they poll, transactions in flight are
+//! faults leaves its [`Operation`]s behind ([`Simulated::operations`]), and so tells where faults
+//! can strike. Nothing happens by itself: members join when they poll, transactions in flight are
 //! decided when [`Simulated::decide`] or a new producer says so, time stands still until it is
 //! moved. Delivery may be slow or double, by a seed.
 
@@ -16,7 +16,7 @@ use crate::stream::Topic;
 
 use super::{
     Chunk, Clock, CommitError, KeyValue, Log, LogError, Outgoing, Polled, Position, Record, Rows,
-    Store, StoreError, Stores, TimeSource, TopicPartition, partition_of,
+    Seed, Store, StoreError, Stores, TimeSource, TopicPartition, partition_of,
 };
 
 /// A cluster of simulated brokers with the disks of the workers' machines. Cloning it clones the
@@ -69,8 +69,8 @@ pub enum Fault {
     },
     /// A commit: the producer is fenced or timed out; nothing is persisted.
     Fatal,
-    /// A commit or a store's write: the process stands still for so long that others take over, then goes on as if
-    /// nothing had been ([`Simulated::on_stall`]).
+    /// A commit or a store's write: the process stands still for so long that others take over,
+    /// then goes on as if nothing had been ([`Simulated::on_stall`]).
     Stall,
     /// A poll: everything is taken away, and given back at the next one.
     Revoke,
@@ -146,7 +146,8 @@ struct Cluster {
     positions: BTreeMap<TopicPartition, Position>,
     in_flight: Vec<InFlight>,
     late: Vec<Late>,
-    /// Per worker's name the instance that is the last to have connected, and its producer's epoch.
+    /// Per worker's name the instance that is the last to have connected, and its producer's
+    /// epoch.
     producers: BTreeMap<String, (u64, u64)>,
     group: Group,
     disks: BTreeMap<(String, String, i32), Rc<RefCell<Disk>>>,
@@ -626,7 +627,7 @@ impl Cluster {
     /// A number below `n`, or `None` when delivery is plain.
     fn draw(&mut self, n: u64) -> Option<u64> {
         let state = self.delivery.as_mut()?;
-        let mut seed = crate::sim::Seed(*state);
+        let mut seed = Seed(*state);
         let drawn = seed.below(n);
         *state = seed.0;
         Some(drawn)

@@ -55,8 +55,8 @@ pub trait Stores {
 }
 
 /// A store below the tables of a fold. Reads cannot fail in a pure room: the first error is kept,
-/// reads answer nothing from then on, and the driver, which asks after each record, throws away what
-/// was folded since.
+/// reads answer nothing from then on, and the driver, which asks after each record, throws away
+/// what was folded since.
 pub struct Below {
     store: Rc<dyn Store>,
     error: RefCell<Option<StoreError>>,

@@ -1,6 +1,6 @@
 //! A task: one stage on one partition. It brings the records of an inbox to a [`Fold`] as the
-//! architecture's chapter on time says it, and knows neither log nor store: the worker, `replay` and
-//! the simulator's checker all fold through it.
+//! architecture's chapter on time says it, and knows neither log nor store: the worker, `replay`
+//! and the simulator's checker all fold through it.
 //!
 //! For each record:
 //! 1. Its time is clamped so that it never goes back.
@@ -434,8 +434,8 @@ mod tests {
     use crate::stream::{Alarms, NoBase, Table};
 
     /// Keeps a time per key of letters: the record `k17` asks to be woken 17 s after it, `k!` asks
-    /// and then panics, `k?` is rejected. An alarm writes its key; `x` panics in its alarm, `z` does
-    /// not move, `m` writes 300 events, bit by bit.
+    /// and then panics, `k?` is rejected. An alarm writes its key; `x` panics in its alarm, `z`
+    /// does not move, `m` writes 300 events, bit by bit.
     struct Bells {
         due: Table<Vec<u8>, Vec<u8>>,
         alarms: Alarms,
@@ -569,8 +569,6 @@ mod tests {
         fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
             Vec::new()
         }
-
-        fn forget(&mut self) {}
     }
 
     fn task(source: TimeSource) -> Task {

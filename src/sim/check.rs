@@ -1,8 +1,8 @@
 //! The checker. What the runtime wrote must be what a straight-line fold writes:
 //!
 //! - [`recorded`]: of the recorded inboxes, byte for byte, whatever went wrong on the way;
-//! - [`from_seed`]: of the records that the seed generates, without any log (one partition,
-//!   `source = "sample"`), offsets aside;
+//! - [`from_seed`]: of the records that the seed generates, without any log (one partition, `source
+//!   = "sample"`), offsets aside;
 //! - [`events`]: seq dense per mesh, and `directives` one to one with `DirectiveIssued`.
 
 use std::collections::BTreeMap;
@@ -60,8 +60,8 @@ pub fn recorded(
     Ok(())
 }
 
-/// Folds generated records straight, stage after stage, and compares `events`, `directives` and dead
-/// letters; `plain` takes what only a log can know (offsets) out of a value.
+/// Folds generated records straight, stage after stage, and compares `events`, `directives` and
+/// dead letters; `plain` takes what only a log can know (offsets) out of a value.
 ///
 /// # Errors
 /// The first difference, in words.

@@ -440,8 +440,8 @@ mod tests {
         (Fleet::new(plan, codec, 1), cluster)
     }
 
-    /// Lets the fleet live for some seconds; answers seq and loss of the samples of node-1 that came
-    /// meanwhile.
+    /// Lets the fleet live for some seconds; answers seq and loss of the samples of node-1 that
+    /// came meanwhile.
     fn live(fleet: &mut Fleet, cluster: &Simulated, seconds: usize) -> Vec<(i64, f64)> {
         let metrics = cluster.partitions(Topic::Metrics).next().unwrap();
         let from = cluster.end(metrics);

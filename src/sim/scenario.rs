@@ -19,8 +19,8 @@
 //! ```
 //!
 //! A node keeps the values that it was last given. `start` starts its agent anew, `stray` lets an
-//! agent that started earlier speak once more under the same name, `clock` sets its clock fast, slow
-//! or (`right`) right again. `agents apply` makes every order applied at once,
+//! agent that started earlier speak once more under the same name, `clock` sets its clock fast,
+//! slow or (`right`) right again. `agents apply` makes every order applied at once,
 //! `agents ignore` (the default) lets them expire. Times are hours, minutes and seconds since the
 //! start, 2026-01-01T00:00:00Z.
 
@@ -53,8 +53,8 @@ pub struct ScenarioError {
     pub what: String,
 }
 
-/// Tells a story under a policy and answers the file as it should read: its own flush-left lines, with
-/// what came out under each.
+/// Tells a story under a policy and answers the file as it should read: its own flush-left lines,
+/// with what came out under each.
 ///
 /// # Errors
 /// A line is no command, or names something that is not there.

@@ -1,5 +1,5 @@
-//! A world: workers on a simulated cluster, something around them that writes records, and what goes
-//! wrong. One thread, one seed, one order of things.
+//! A world: workers on a simulated cluster, something around them that writes records, and what
+//! goes wrong. One thread, one seed, one order of things.
 
 use std::cell::RefCell;
 use std::rc::Rc;

@@ -142,11 +142,6 @@ impl Alarms {
     pub fn drain(&mut self, out: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>) {
         self.hints.drain(out);
     }
-
-    /// See [`Table::forget`].
-    pub fn forget(&mut self) {
-        self.hints.forget();
-    }
 }
 
 /// The hint's time of a key that sleeps: it is never due.

@@ -165,7 +165,8 @@ impl Ledger {
         acting
     }
 
-    /// The oldest that waits in a queue; of [`Queue::Policy`] the oldest judged before `generation`.
+    /// The oldest that waits in a queue; of [`Queue::Policy`] the oldest judged before
+    /// `generation`.
     pub fn first_waiting(&self, mesh: &MeshId, queue: Queue, generation: i64) -> Option<InQueue> {
         let at = |generation| InQueue {
             mesh: mesh.clone(),
@@ -208,16 +209,6 @@ impl Ledger {
         self.agenda.drain(out);
         self.slots.drain(out);
         self.waiting.drain(out);
-    }
-
-    /// See [`Table::forget`].
-    pub fn forget(&mut self) {
-        self.partition.forget();
-        self.meshes.forget();
-        self.nodes.forget();
-        self.agenda.forget();
-        self.slots.forget();
-        self.waiting.forget();
     }
 }
 

@@ -208,7 +208,4 @@ pub trait Fold {
     /// Rows changed since they were last drained, for one atomic write: key and new bytes, `None`
     /// to delete.
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)>;
-
-    /// Forgets every row held in memory, changed or not: what is below is the truth again.
-    fn forget(&mut self);
 }

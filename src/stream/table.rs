@@ -3,7 +3,6 @@
 //! 1. A row is decoded from the base when first read and then kept.
 //! 2. A change stays in the overlay until it is drained into one atomic write of the base.
 //! 3. Since [`Table::begin`] every change can be taken back.
-//! 4. [`Table::forget`] drops the overlay: the base is the truth.
 //!
 //! Removed rows stand apart from living ones, so that a search for the first living row does not
 //! walk over what a batch removed; below, the search goes on where it ended as long as what it
@@ -338,12 +337,6 @@ impl<K: Key, V: Row> Table<K, V> {
         rows.search = None;
     }
 
-    /// Forgets all rows in memory.
-    pub fn forget(&mut self) {
-        self.undo.clear();
-        *self.rows.get_mut() = Rows::default();
-    }
-
     fn bytes(&self, key: &K) -> Vec<u8> {
         key_bytes(self.id, key)
     }
@@ -573,7 +566,7 @@ mod tests {
                     begun = model.clone();
                 }
                 9 if seed.below(5) == 0 => {
-                    table.forget();
+                    table = Table::new(7, base.clone()).with_clean_max(3);
                     model = drained.clone();
                     begun = drained.clone();
                 }
@@ -673,7 +666,7 @@ mod tests {
         let mut rows = Vec::new();
         table.drain(&mut rows);
         base.0.write(rows);
-        table.forget();
+        let mut table: Table<Name, u64> = Table::new(7, base.clone());
         for n in 0..1000 {
             let (key, _) = table.first(&name(0), &name(9999)).unwrap();
             assert_eq!(key, name(n));

@@ -1,4 +1,5 @@
-//! Plan and Knowledge as one stage over `plan-inbox`: decided here, evolved there, kept in `events`.
+//! Plan and Knowledge as one stage over `plan-inbox`: decided here, evolved there, kept in
+//! `events`.
 
 use std::rc::Rc;
 
@@ -201,11 +202,6 @@ impl Fold for PlanFold {
         self.ledger.drain(&mut rows);
         self.alarms.drain(&mut rows);
         rows
-    }
-
-    fn forget(&mut self) {
-        self.ledger.forget();
-        self.alarms.forget();
     }
 }
 

@@ -130,7 +130,8 @@ pub struct WhatIf {
     pub orders: BTreeMap<(NodeKey, Action), (i64, i64)>,
 }
 
-/// Folds the recorded inboxes under another policy, as if it had been adopted at first and none later.
+/// Folds the recorded inboxes under another policy, as if it had been adopted at first and none
+/// later.
 ///
 /// Outcomes are those of the orders that were given: an order that was not given then has none.
 ///
@@ -176,7 +177,8 @@ pub fn what_if(recorded: &Recorded, policy: &str) -> Result<WhatIf, PolicyError>
     Ok(what_if)
 }
 
-/// Whether a record of an inbox came from the loop itself, or is one that the other policy replaces.
+/// Whether a record of an inbox came from the loop itself, or is one that the other policy
+/// replaces.
 fn of_the_loop(topic: Topic, value: &[u8]) -> bool {
     match topic {
         Topic::Metrics => matches!(wire::decode_metrics(value), Ok(MetricsRecord::Adopted(_))),
@@ -203,10 +205,11 @@ fn ordered(event: &Event) -> Option<(NodeKey, Action)> {
 
 /// Decides again what each group of events with one cause says, from the events before it.
 ///
-/// 1. The input is what the group's first event carries whole; without one only alarms fired, in the mesh of the first
-///    event first.
+/// 1. The input is what the group's first event carries whole; without one only alarms fired, in
+///    the mesh of the first event first.
 /// 2. The task folds it over what the events before say; the same events must leave.
-/// 3. Where they differ, the recorded ones are evolved instead, so that each group is judged by itself.
+/// 3. Where they differ, the recorded ones are evolved instead, so that each group is judged by
+///    itself.
 pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
     let mut report = Report::default();
     let decoded = match sound(events) {
@@ -270,7 +273,8 @@ pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
     report
 }
 
-/// The events, when they can be evolved at all: each can be read, seq is dense per mesh, adopted policies parse.
+/// The events, when they can be evolved at all: each can be read, seq is dense per mesh, adopted
+/// policies parse.
 fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
     let mut next: BTreeMap<MeshId, i64> = BTreeMap::new();
     let mut decoded = Vec::with_capacity(events.len());
@@ -304,7 +308,8 @@ fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
     Ok(decoded)
 }
 
-/// Analyze speaks per node; what it says of the nodes of one of its partitions stands in order in each mesh's inbox.
+/// Analyze speaks per node; what it says of the nodes of one of its partitions stands in order in
+/// each mesh's inbox.
 fn replay_analyze(recorded: &Recorded, prefix: &str, source: TimeSource, report: &mut Report) {
     let inboxes: Vec<_> = of(recorded, Topic::Metrics).collect();
     let partitions = inboxes.len() as i32;
@@ -339,7 +344,8 @@ fn replay_analyze(recorded: &Recorded, prefix: &str, source: TimeSource, report:
     }
 }
 
-/// The partition of `metrics` whose Analyze wrote a record of `plan-inbox`; `None` when someone else did.
+/// The partition of `metrics` whose Analyze wrote a record of `plan-inbox`; `None` when someone
+/// else did.
 fn spoken_by(value: &[u8], partitions: i32) -> Option<i32> {
     let node = match wire::decode_plan(value).ok()? {
         PlanRecord::Assessment(assessment) => assessment.node,

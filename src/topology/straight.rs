@@ -1,5 +1,5 @@
-//! The loop in a straight line: no log, no batches, no faults; time is moved by hand. For scenario files, policy cases
-//! and everything that must know what a loop would do.
+//! The loop in a straight line: no log, no batches, no faults; time is moved by hand. For scenario
+//! files, policy cases and everything that must know what a loop would do.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -74,7 +74,8 @@ impl Straight {
         self.now
     }
 
-    /// Appends a record to an inbox and folds it, and whatever follows from it; answers what left, in order.
+    /// Appends a record to an inbox and folds it, and whatever follows from it; answers what left,
+    /// in order.
     pub fn append(&mut self, topic: Topic, key: &[u8], value: Vec<u8>) -> Vec<Left> {
         let mut left = Vec::new();
         let given = Output {
@@ -113,7 +114,8 @@ impl Straight {
         self.now = self.now.max(to);
     }
 
-    /// Moves time on, with the Ticks that its owners would append; answers what left with the time at which it did.
+    /// Moves time on, with the Ticks that its owners would append; answers what left with the time
+    /// at which it did.
     pub fn advance_to(&mut self, to: Time) -> Vec<(Time, Left)> {
         let mut left = Vec::new();
         while let Some(ticked) = self.tick_by(to) {
@@ -123,8 +125,8 @@ impl Straight {
         left
     }
 
-    /// Moves time on to the next Tick that an owner would append and answers what left; `None` when there is none up to
-    /// `to`, which it is then.
+    /// Moves time on to the next Tick that an owner would append and answers what left; `None` when
+    /// there is none up to `to`, which it is then.
     pub fn tick_by(&mut self, to: Time) -> Option<Vec<Left>> {
         match self.next_tick().filter(|(_, due)| *due <= to) {
             Some((topic, due)) => {

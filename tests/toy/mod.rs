@@ -1,8 +1,9 @@
 //! Two small stages with everything that the runtime must carry: rows, alarms, blindness, rejects,
-//! panics, more events than a record may cause, a second stage whose rows are a cache of its events.
+//! panics, more events than a record may cause, a second stage whose rows are a cache of its
+//! events.
 //!
-//! `count` folds `metrics` (`n3 hello`: a node spoke) and tells `plan-inbox` how often each node was
-//! heard, and when it fell silent. `decide` folds that and orders something every other time.
+//! `count` folds `metrics` (`n3 hello`: a node spoke) and tells `plan-inbox` how often each node
+//! was heard, and when it fell silent. `decide` folds that and orders something every other time.
 
 use std::rc::Rc;
 
@@ -253,11 +254,6 @@ impl Fold for Count {
         self.alarms.drain(&mut rows);
         rows
     }
-
-    fn forget(&mut self) {
-        self.nodes.forget();
-        self.alarms.forget();
-    }
 }
 
 /// What `count` tells `decide`; odd nodes live in one mesh, the others in another.
@@ -504,11 +500,6 @@ impl Fold for Decide {
         self.meshes.drain(&mut rows);
         self.alarms.drain(&mut rows);
         rows
-    }
-
-    fn forget(&mut self) {
-        self.meshes.forget();
-        self.alarms.forget();
     }
 }
 

@@ -297,12 +297,6 @@ impl Fold for AnalyzeFold {
         self.alarms.drain(&mut rows);
         rows
     }
-
-    fn forget(&mut self) {
-        self.nodes.forget();
-        self.policies.forget();
-        self.alarms.forget();
-    }
 }
 
 fn node_key(raw: &RawSample<'_>) -> Result<NodeKey, Fault> {
