@@ -14,6 +14,7 @@ pub mod analyze;
 pub mod plan;
 pub mod replay;
 pub mod straight;
+pub mod what_if;
 
 use std::rc::Rc;
 

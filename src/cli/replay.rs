@@ -12,7 +12,8 @@ use crate::knowledge::explain::words;
 use crate::model::{Action, MeshId, NodeId};
 use crate::runtime::export::ExportError;
 use crate::stream::Topic;
-use crate::topology::replay::{Recorded, Report, replay, replay_events, what_if};
+use crate::topology::replay::{Recorded, Report, replay, replay_events};
+use crate::topology::what_if::what_if;
 
 /// Arguments of `replay`.
 #[derive(clap::Args)]
