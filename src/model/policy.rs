@@ -76,8 +76,8 @@ pub struct PlanPolicy {
     pub episode_s: i64,
     /// A longer interval is ordered after it was wished for so long, s.
     pub longer_interval_s: i64,
-    /// What is not critical is healed only after it has been ill for so long: a whole window of
-    /// the mean that confirms it, s.
+    /// What is not critical is healed only after its incident was open for so long: a whole window
+    /// of the mean that confirms it, s.
     pub confirm_s: i64,
     /// A node silent for so long is forgotten, s.
     pub retire_s: i64,

@@ -373,9 +373,9 @@ fn serves(order: &Order, action: Action) -> bool {
 }
 
 /// What is critical is healed at once. Anything less needs the 5-minute mean of a symptom that
-/// carries it, over a whole window since the first ill reading: three readings in a row with two
-/// lost probes in a hundred come about once a day on a healthy router. Without a carrier the
-/// trend's 50 readings have confirmed it.
+/// carries it, over a whole window since the incident opened: three readings in a row with two lost
+/// probes in a hundred come about once a day on a healthy router, and what raised the suspicion is
+/// no second witness of it. Without a carrier the trend's 50 readings have confirmed it.
 fn confirmed(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Option<Withheld> {
     let heals = matches!(
         action,
@@ -391,8 +391,9 @@ fn confirmed(row: &NodeRow, action: Action, policy: &Policy, now: Time) -> Optio
     if !heals || at_once || a.carriers().next().is_none() {
         return None;
     }
-    let until = a
-        .ill_since
+    let opened_at = row.incident.as_ref().map(|incident| incident.opened_at);
+    let until = opened_at
+        .or(a.ill_since)
         .map(|since| since + Span::seconds(policy.plan.confirm_s));
     let until = until.filter(|until| now < *until);
     let held = a.carriers().any(|finding| finding.confirmed);

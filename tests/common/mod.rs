@@ -92,3 +92,10 @@ pub fn directives(left: &[Left]) -> Vec<Directive> {
         })
         .collect()
 }
+
+/// Not every test that has this module needs all of it.
+const _: () = {
+    let _ = (
+        mesh, node, metrics, sample, send, say, outcome, report, directives,
+    );
+};
