@@ -333,8 +333,9 @@ fn what_a_dao_must_see_is_marked() {
     let mut n = Node::new();
     let mut agent = Agent::new();
     n.read(GOOD);
-    n.read_for(60, CRITICAL);
+    n.read(CRITICAL);
     n.obey(&mut agent);
+    n.read_for(50, CRITICAL);
     n.read_for(120, GOOD);
     let events = n.events();
     let critical: Vec<&str> = events
