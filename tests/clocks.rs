@@ -12,8 +12,8 @@ use homeostat::topology::plan::PlanFold;
 use homeostat::topology::straight::{Left, Straight};
 use homeostat::wire;
 
-mod common;
-use common::*;
+mod records;
+use records::*;
 
 /// A mesh whose agents sample every 10 s, driven by hand; times are seconds since the start.
 struct Clocks {

@@ -50,7 +50,7 @@ fn run(plot: Plot, script: Vec<toy::Line>) -> Result<World, String> {
     check::events(&world.cluster, &toy::facts)?;
     if config.time_source == TimeSource::Sample {
         let generated = generated(&script);
-        check::from_seed(&world.cluster, &stages, &config, &generated, &toy::plain)?;
+        check::from_seed(&world.cluster, &stages, &config, &[generated], &toy::plain)?;
     }
     Ok(world)
 }

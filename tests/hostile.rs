@@ -17,8 +17,8 @@ use homeostat::topology::plan::PlanFold;
 use homeostat::topology::straight::{Left, Straight};
 use homeostat::wire;
 
-mod common;
-use common::*;
+mod records;
+use records::*;
 
 const WELL: &str =
     r#""cpu_percent":40,"memory_percent":50,"mesh_connectivity":5,"latency_ms":60,"packet_loss":0"#;
@@ -253,9 +253,6 @@ impl Fold for Fragile {
     }
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         self.0.drain()
-    }
-    fn forget(&mut self) {
-        self.0.forget();
     }
 }
 

@@ -10,8 +10,8 @@ use homeostat::sim::Seed;
 use homeostat::sim::scenario::brief;
 use homeostat::topology::straight::{Left, Straight};
 
-mod common;
-use common::*;
+mod records;
+use records::*;
 
 const SEEDS: u64 = 20;
 const DAY: Span = Span::seconds(86_400);

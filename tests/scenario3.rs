@@ -10,8 +10,8 @@ use homeostat::topology::replay::replay_events;
 use homeostat::topology::straight::{Left, Straight};
 use homeostat::wire;
 
-mod common;
-use common::*;
+mod records;
+use records::*;
 
 /// The seed's metrics: CPU, memory, peers, latency, loss.
 type Values = [f64; 5];

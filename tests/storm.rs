@@ -4,8 +4,8 @@
 use homeostat::model::*;
 use homeostat::topology::straight::{Left, Straight};
 
-mod common;
-use common::*;
+mod records;
+use records::*;
 
 /// Meshes of nodes that sample every 10 s; every order is applied at once.
 struct Fleet {

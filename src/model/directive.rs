@@ -72,7 +72,7 @@ impl Scaling {
 
 /// What to do: a closed set, shared by both ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Sample every `interval_s` seconds.
     MonitoringInterval {

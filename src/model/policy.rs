@@ -373,10 +373,12 @@ impl Policy {
                 problem: error.message().to_owned(),
             }
         };
+        // The built-in text says what the defaults are: most logs have no other.
+        let text = if text == Policy::BUILT_IN { "" } else { text };
         let table = DeTable::parse(text).map_err(|error| at(&[], &error))?;
         let places = places(table.get_ref());
-        let known = known_paths();
-        if let Some(place) = places.iter().find(|p| !known.contains(&p.path)) {
+        let keys = Policy::keys();
+        if let Some(place) = places.iter().find(|p| !is_known(&keys, &p.path)) {
             return Err(PolicyError {
                 line: Some(line_of(text, place.span.start)),
                 key: place.path.clone(),
@@ -567,6 +569,12 @@ fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|&b| b == b'\n').count()
 }
 
+/// Whether this is one of the keys, or a table that one of them stands in.
+fn is_known(keys: &[String], path: &str) -> bool {
+    let mut rests = keys.iter().filter_map(|key| key.strip_prefix(path));
+    rests.any(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// The keys and the tables that they stand in.
 fn known_paths() -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
@@ -695,7 +703,7 @@ mod tests {
                 _ => 1,
             }
         }
-        let built_in = Policy::parse(Policy::BUILT_IN).unwrap();
+        let built_in = Policy::parse(&format!("{}\n", Policy::BUILT_IN)).unwrap();
         assert_eq!(built_in, Policy::default());
         assert_eq!(Policy::parse("").unwrap(), built_in);
         let said = Policy::BUILT_IN

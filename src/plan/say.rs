@@ -14,11 +14,12 @@ impl Draft<'_> {
     pub(super) fn policy_change(&mut self, change: &PolicyChange) -> Result<(), Reject> {
         self.opened()?;
         handle(&change.by)?;
-        Policy::parse(&change.text).map_err(|error| Reject {
+        let policy_id = Policy::id(&change.text);
+        let parsed = self.ledger.parse(policy_id, &change.text);
+        parsed.map_err(|error| Reject {
             reason: "bad_policy",
             detail: error.to_string(),
         })?;
-        let policy_id = Policy::id(&change.text);
         let for_all = self.ledger.partition().policy.clone();
         let in_force = match self.ledger.meshes.get(&change.mesh) {
             Some(row) => for_all

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::runtime::simulated::{Simulated, Written};
-use crate::runtime::{Config, Outgoing, Record, Router, StageSpec, TopicPartition, fold_straight};
-use crate::stream::Topic;
+use crate::runtime::{
+    Config, Outgoing, Record, Router, StageSpec, Task, TopicPartition, fold_straight,
+};
+use crate::stream::{NoBase, Topic};
 
 /// What an event says to the checker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,8 +62,10 @@ pub fn recorded(
     Ok(())
 }
 
-/// Folds generated records straight, stage after stage, and compares `events`, `directives` and
-/// dead letters; `plain` takes what only a log can know (offsets) out of a value.
+/// Folds generated records straight and compares `events`, `directives` and dead letters; `plain`
+/// takes what only a log can know (offsets) out of a value. Each part of the records is folded with
+/// all that follows from it, stage after stage, before the next part comes: the world must have
+/// settled there, and no part may bring records for more than one inbox.
 ///
 /// # Errors
 /// The first difference, in words.
@@ -69,33 +73,31 @@ pub fn from_seed(
     cluster: &Simulated,
     stages: &[Rc<StageSpec>],
     config: &Config,
-    generated: &[Outgoing],
+    parts: &[Vec<Outgoing>],
     plain: &dyn Fn(Topic, &[u8]) -> Vec<u8>,
 ) -> Result<(), String> {
     let router = Router::even(1);
     let mut logs: BTreeMap<Topic, Vec<Record>> = BTreeMap::new();
-    let add = |logs: &mut BTreeMap<Topic, Vec<Record>>, outgoing: Outgoing| {
-        let log = logs.entry(outgoing.to.topic).or_default();
-        log.push(Record {
-            offset: log.len() as i64,
-            time: outgoing.time,
-            key: outgoing.key,
-            value: outgoing.value,
-            headers: outgoing.headers,
-        });
-    };
-    generated
-        .iter()
-        .for_each(|outgoing| add(&mut logs, outgoing.clone()));
-    for spec in stages {
-        let inbox = TopicPartition {
-            topic: spec.inbox,
-            partition: 0,
-        };
-        let records = logs.get(&spec.inbox).cloned().unwrap_or_default();
-        for outgoing in fold_straight(spec, inbox, config, &router, &records) {
-            add(&mut logs, outgoing);
-        }
+    let mut tasks: Vec<Task> = stages.iter().map(|spec| straight(spec, config)).collect();
+    for part in parts {
+        add(&mut logs, part.clone());
+        while tasks.iter_mut().any(|task| {
+            let inbox = task.inbox();
+            let from = task.position().map_or(0, |position| position.next) as usize;
+            let log = logs.entry(inbox.topic).or_default();
+            let records = log.split_off(from.min(log.len()));
+            let (mut outputs, mut routed) = (Vec::new(), Vec::new());
+            for record in &records {
+                let folded = task.fold(record, &mut outputs).expect("a new record");
+                for output in outputs.drain(..) {
+                    router.route(inbox, folded.now, output, &mut routed);
+                }
+            }
+            let any = !records.is_empty();
+            log.extend(records);
+            add(&mut logs, routed);
+            any
+        }) {}
     }
     for topic in [Topic::Events, Topic::Directives, Topic::DeadLetters] {
         let of = TopicPartition {
@@ -153,6 +155,29 @@ pub fn events(
             "directive {} was issued {count} times more often than it was written",
             String::from_utf8_lossy(&directive)
         )),
+    }
+}
+
+/// A task of one stage in memory, on partition 0.
+fn straight(spec: &StageSpec, config: &Config) -> Task {
+    let inbox = TopicPartition {
+        topic: spec.inbox,
+        partition: 0,
+    };
+    let fold = (spec.open)(0, Rc::new(NoBase));
+    Task::new(inbox, &config.prefix, config.time_source, fold, None)
+}
+
+fn add(logs: &mut BTreeMap<Topic, Vec<Record>>, outgoing: Vec<Outgoing>) {
+    for outgoing in outgoing {
+        let log = logs.entry(outgoing.to.topic).or_default();
+        log.push(Record {
+            offset: log.len() as i64,
+            time: outgoing.time,
+            key: outgoing.key,
+            value: outgoing.value,
+            headers: outgoing.headers,
+        });
     }
 }
 

@@ -4,9 +4,11 @@
 //! it measured and sends it later, a second agent of the same name.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
+use crate::execute::{Admission, Answer, Execution, Executor, obey};
 use crate::model::{
-    Action, Directive, EventTime, Kind, MeshId, Metric, Metrics, Neighbour, NodeId, Outcome,
+    Action, Directive, EventTime, MeshId, Metric, Metrics, Neighbour, NodeId, NodeKey, Outcome,
     OutcomeResult, Reading, Sample, Span, Time,
 };
 use crate::runtime::simulated::Simulated;
@@ -101,8 +103,8 @@ struct Agent {
     seq: i64,
     interval: Span,
     next_sample: Time,
-    /// The newest generation admitted, per kind.
-    admitted: BTreeMap<Kind, i64>,
+    /// What it remembers of its orders; it obeys the first log that it hears of.
+    admission: Option<Admission>,
     load: [f64; 2],
     calm_at: Option<Time>,
     offline_until: Option<Time>,
@@ -225,23 +227,49 @@ impl Fleet {
                 let Some(directive) = directive.filter(|d| d.mesh == self.plan.mesh) else {
                     continue;
                 };
-                let admitted = self.agents.iter_mut().find_map(|agent| {
-                    let admits = agent.name == directive.node && agent.admits(&directive, now);
-                    admits.then_some(agent.node)
-                });
-                if let Some(node) = admitted {
-                    self.apply(cluster, node, directive, now);
+                for number in 0..self.agents.len() {
+                    self.order(cluster, number, &directive, now);
                 }
             }
         }
     }
 
-    fn apply(&mut self, cluster: &Simulated, node: usize, directive: Directive, now: Time) {
+    /// Brings an order to an agent; its report is sent.
+    fn order(&mut self, cluster: &Simulated, number: usize, directive: &Directive, now: Time) {
+        let agent = &mut self.agents[number];
+        if agent.name != directive.node {
+            return;
+        }
+        let node = agent.node;
+        let mut admission = agent.admission.take().unwrap_or_else(|| {
+            let key = NodeKey {
+                mesh: directive.mesh.clone(),
+                node: directive.node.clone(),
+            };
+            Admission::new(key, directive.log_id.clone(), [])
+        });
+        let mut acts = Acts {
+            fleet: self,
+            number,
+            now,
+        };
+        let mut journal = |_: &_| Ok::<(), Infallible>(());
+        let Ok(answer) = obey(&mut admission, &mut acts, &mut journal, directive, now);
+        self.agents[number].admission = Some(admission);
+        if let Answer::Report(outcome) = answer {
+            let value = (self.codec.outcome)(&outcome);
+            self.send(cluster, node, value, now);
+        }
+    }
+
+    /// Does what an agent is ordered.
+    fn apply(&mut self, number: usize, directive: &Directive, now: Time) {
+        let node = self.agents[number].node;
         let over_at = now + self.plan.recovery;
         match directive.action {
             Action::MonitoringInterval { interval_s } => {
-                self.agents[node].interval = Span::seconds(i64::from(interval_s));
-                self.agents[node].next_sample = now;
+                self.agents[number].interval = Span::seconds(i64::from(interval_s));
+                self.agents[number].next_sample = now;
             }
             Action::Healing { .. } | Action::RoutePreference { .. } => {
                 for link in self
@@ -253,23 +281,11 @@ impl Fleet {
                 }
             }
             Action::Scaling { .. } => {
-                let agent = &mut self.agents[node];
+                let agent = &mut self.agents[number];
                 agent.calm_at = agent.calm_at.or(Some(over_at));
             }
         }
-        let outcome = Outcome {
-            mesh: directive.mesh.clone(),
-            node: directive.node.clone(),
-            log_id: directive.log_id.clone(),
-            directive_id: directive.id.clone(),
-            generation: directive.generation,
-            kind: directive.action.kind(),
-            result: OutcomeResult::Applied,
-            observed: None,
-        };
-        let value = (self.codec.outcome)(&outcome);
-        self.send(cluster, node, value, now);
-        self.obeyed.push(directive);
+        self.obeyed.push(directive.clone());
     }
 
     /// Takes the samples that are due.
@@ -375,23 +391,29 @@ impl Agent {
             seq: 0,
             interval: plan.interval,
             next_sample: Time(i64::MIN),
-            admitted: BTreeMap::new(),
+            admission: None,
             load: CALM,
             calm_at: None,
             offline_until: None,
             kept: Vec::new(),
         }
     }
+}
 
-    /// Whether a directive is to be begun: not expired, and newer than what was admitted of its
-    /// kind.
-    fn admits(&mut self, directive: &Directive, now: Time) -> bool {
-        let last = self.admitted.entry(directive.action.kind()).or_insert(-1);
-        let admits = now < directive.expires_at() && directive.generation > *last;
-        if admits {
-            *last = directive.generation;
+/// What an agent touches: itself and the links around its node.
+struct Acts<'a> {
+    fleet: &'a mut Fleet,
+    number: usize,
+    now: Time,
+}
+
+impl Executor for Acts<'_> {
+    fn execute(&mut self, directive: &Directive) -> Execution {
+        self.fleet.apply(self.number, directive, self.now);
+        Execution {
+            result: OutcomeResult::Applied,
+            observed: None,
         }
-        admits
     }
 }
 

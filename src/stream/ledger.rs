@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    HoldRow, Kind, MeshId, MeshRow, NodeId, NodeKey, NodeRow, PartitionRow, Policy, PolicyId,
-    PolicyInForce, Queue, Time,
+    HoldRow, Kind, MeshId, MeshRow, NodeId, NodeKey, NodeRow, PartitionRow, Policy, PolicyError,
+    PolicyId, PolicyInForce, Queue, Time,
 };
 
 use super::{Base, Key, Row, RowError, Table, read_name, write_name};
@@ -86,18 +86,25 @@ impl Ledger {
         let row = self.meshes.get(mesh);
         let built_in = PolicyInForce::default();
         let in_force = row.as_ref().map_or(&built_in, |row| &row.policy);
-        if let Some(policy) = self.parsed.borrow().get(&in_force.id) {
-            return policy.clone();
+        self.parse(in_force.id, &in_force.text)
+            .expect("only a text that parses is adopted, and no release takes a key away")
+    }
+
+    /// The policy of a text with this id.
+    ///
+    /// # Errors
+    /// As [`Policy::parse`].
+    pub fn parse(&self, id: PolicyId, text: &str) -> Result<Rc<Policy>, PolicyError> {
+        if let Some(policy) = self.parsed.borrow().get(&id) {
+            return Ok(policy.clone());
         }
-        let policy = Policy::parse(&in_force.text)
-            .expect("only a text that parses is adopted, and no release takes a key away");
-        let policy = Rc::new(policy);
+        let policy = Rc::new(Policy::parse(text)?);
         let mut parsed = self.parsed.borrow_mut();
         if parsed.len() >= PARSED_MAX {
             parsed.clear();
         }
-        parsed.insert(in_force.id, policy.clone());
-        policy
+        parsed.insert(id, policy.clone());
+        Ok(policy)
     }
 
     /// The partition's row; empty before its log was opened.

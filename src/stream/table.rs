@@ -6,7 +6,7 @@
 //!
 //! Removed rows stand apart from living ones, so that a search for the first living row does not
 //! walk over what a batch removed; below, the search goes on where it ended as long as what it
-//! passed is still hidden by the overlay.
+//! passed is still hidden by the overlay. Of a table without a row below nothing is asked at all.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -138,6 +138,8 @@ struct Rows<K, V> {
     gone: BTreeMap<K, Slot<V>>,
     /// How many of both are unchanged: known from the base and free to be forgotten.
     clean: usize,
+    /// The base holds no row of this table; `None`: not asked yet.
+    bare: Option<bool>,
     search: Option<Search<K, V>>,
 }
 
@@ -166,6 +168,9 @@ impl<K: Key, V: Row> Table<K, V> {
     pub fn get(&self, key: &K) -> Option<Rc<V>> {
         if let Some(slot) = self.rows.borrow().slot(key) {
             return slot.row.clone();
+        }
+        if self.is_bare() {
+            return None;
         }
         let row = self
             .base
@@ -209,6 +214,9 @@ impl<K: Key, V: Row> Table<K, V> {
         let rows = self.rows.borrow();
         let mut from_bytes = after(self.bytes(from));
         let below = loop {
+            if rows.bare == Some(true) {
+                break None;
+            }
             let Some((bytes, value)) = self.base.next(&from_bytes, &end) else {
                 break None;
             };
@@ -225,6 +233,9 @@ impl<K: Key, V: Row> Table<K, V> {
 
     /// The first row of the base in this range that the overlay does not hide.
     fn first_below(&self, from: &K, to: &K) -> Option<(K, Rc<V>)> {
+        if self.is_bare() {
+            return None;
+        }
         let mut rows = self.rows.borrow_mut();
         let mut from_bytes = match rows.search.take() {
             Some(search) if search.from == *from && search.to == *to => match search.found {
@@ -261,9 +272,13 @@ impl<K: Key, V: Row> Table<K, V> {
 
     /// Puts a row, or removes it with `None`.
     pub fn put(&mut self, key: K, row: Option<V>) {
+        let bare = self.is_bare();
         let rows = self.rows.get_mut();
         let before = rows.remove(&key);
         let mut below = before.as_ref().and_then(|slot| slot.below);
+        if bare {
+            below = Some(false);
+        }
         if row.is_none() && below.is_none() {
             below =
                 Some(rows.was_found(&key) || self.base.get(&key_bytes(self.id, &key)).is_some());
@@ -334,7 +349,16 @@ impl<K: Key, V: Row> Table<K, V> {
         out[first..].sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         rows.gone.clear();
         rows.clean = rows.living.len();
+        if out.len() > first {
+            rows.bare = Some(false);
+        }
         rows.search = None;
+    }
+
+    /// Whether the base holds no row of this table.
+    fn is_bare(&self) -> bool {
+        let bare = &mut self.rows.borrow_mut().bare;
+        *bare.get_or_insert_with(|| self.base.next(&[self.id], &[self.id + 1]).is_none())
     }
 
     fn bytes(&self, key: &K) -> Vec<u8> {
@@ -348,6 +372,7 @@ impl<K, V> Default for Rows<K, V> {
             living: BTreeMap::new(),
             gone: BTreeMap::new(),
             clean: 0,
+            bare: None,
             search: None,
         }
     }

@@ -197,6 +197,7 @@ pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
 /// policies parse.
 fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
     let mut next: BTreeMap<MeshId, i64> = BTreeMap::new();
+    let mut texts = BTreeSet::new();
     let mut decoded = Vec::with_capacity(events.len());
     for (i, bytes) in events.iter().enumerate() {
         let event = wire::decode_event(bytes).map_err(|reject| {
@@ -215,6 +216,7 @@ fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
         | Body::MeshOpened {
             policy_text: text, ..
         } = &event.body
+            && texts.insert(text.clone())
             && let Err(error) = Policy::parse(text)
         {
             return Err((

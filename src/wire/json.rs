@@ -8,8 +8,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::{
-    Action, Assessment, Body, Cause, CycleClosed, Directive, Event, Finding, HoldScope, MeshId,
-    Metric, Metrics, NodeId, Outcome, PolicyId, Refusal, Severity, State, Symptom, Time, Wish,
+    Action, Assessment, Body, Cause, CycleClosed, Directive, Event, Finding, Healing, HoldScope,
+    MeshId, Metric, Metrics, NodeId, Outcome, PolicyId, Refusal, Route, Scaling, Severity, State,
+    Symptom, Time, Wish,
 };
 use crate::stream::Reject;
 
@@ -195,7 +196,7 @@ fn put_body(out: &mut Object, body: &Body) {
             incident_id,
         } => {
             out.put("id", id);
-            out.put("action", action);
+            out.put("action", &ActionForm(action));
             out.put("reason", reason);
             out.put_some("used", used.as_ref());
             out.put_some("limit", limit.as_ref());
@@ -531,6 +532,7 @@ struct DirectiveKeys {
     #[serde(with = "rfc3339")]
     issued_at: Time,
     ttl_s: i64,
+    #[serde(with = "ActionKeys")]
     action: Action,
     cause: Cause,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -539,6 +541,20 @@ struct DirectiveKeys {
     policy_id: PolicyId,
     policy_generation: i64,
 }
+
+/// An action with its kind as one of its keys. Its own form has none: rows could not read it back.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Action", tag = "kind", rename_all = "snake_case")]
+enum ActionKeys {
+    MonitoringInterval { interval_s: u32 },
+    RoutePreference { value: Route },
+    Healing { level: Healing },
+    Scaling { value: Scaling },
+}
+
+/// An action that is written by [`ActionKeys`].
+#[derive(Serialize)]
+struct ActionForm<'a>(#[serde(with = "ActionKeys")] &'a Action);
 
 /// A directive that is written by [`DirectiveKeys`].
 #[derive(Serialize)]

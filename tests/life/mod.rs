@@ -80,12 +80,12 @@ impl Life {
     /// Lives it; answers the loop at its end and what it was told.
     pub fn live(mut self) -> (Straight, Vec<Line>) {
         for _ in 0..self.moments {
-            let gap = match self.seed.below(100) {
-                0 => 4000,
-                1..=2 => 700,
-                3..=5 => 200,
-                6..=20 => 60,
-                21..=35 => *self.seed.pick(&[0, 1, 5]),
+            let gap = match self.seed.below(1000) {
+                0..=2 => 4000,
+                3..=14 => 700,
+                15..=49 => 200,
+                50..=199 => 60,
+                200..=399 => *self.seed.pick(&[0, 1, 5]),
                 _ => 10,
             };
             let to = self.straight.now() + Span::seconds(gap);

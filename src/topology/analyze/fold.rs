@@ -75,12 +75,16 @@ impl AnalyzeFold {
             reason: "bad_policy",
             detail,
         };
-        Policy::parse(&adopted.text).map_err(|e| bad(e.to_string()))?;
-        if Policy::id(&adopted.text) != adopted.policy_id {
+        let id = Policy::id(&adopted.text);
+        if !self.stages.contains_key(&id) {
+            let policy = Policy::parse(&adopted.text).map_err(|e| bad(e.to_string()))?;
+            self.stages
+                .insert(id, Rc::new(AnalyzeStage::new(&policy, id)));
+        }
+        if id != adopted.policy_id {
             return Err(bad(format!(
-                "policy {}: its text has the id {}",
-                adopted.policy_id,
-                Policy::id(&adopted.text)
+                "policy {}: its text has the id {id}",
+                adopted.policy_id
             )));
         }
         // The newest counts, as in Plan: one for all takes the place of what single meshes had.
