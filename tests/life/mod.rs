@@ -7,7 +7,7 @@ use homeostat::stream::Topic;
 use homeostat::topology::straight::{Left, Straight};
 use homeostat::wire;
 
-use crate::common::*;
+use crate::records::*;
 
 /// A record from outside: gap since the one before, topic, key, value.
 pub type Line = (Span, Topic, Vec<u8>, Vec<u8>);
