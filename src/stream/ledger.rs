@@ -8,8 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::model::{
-    HoldRow, Kind, MeshId, MeshRow, NodeId, NodeKey, NodeRow, PartitionRow, Policy,
-    PolicyError, PolicyId, PolicyInForce, Queue, Time,
+    HoldRow, Kind, MeshId, MeshRow, NodeId, NodeKey, NodeRow, PartitionRow, Policy, PolicyError,
+    PolicyId, PolicyInForce, Queue, Time,
 };
 
 use super::{Base, Key, Row, RowError, Table, read_name, write_name};
