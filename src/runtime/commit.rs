@@ -26,6 +26,7 @@
 //! not the one that the rows came from is a [`Stop`].
 
 use std::fmt::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
@@ -319,7 +320,11 @@ impl Running {
             for record in &chunk.records {
                 let fold = self.task.fold_mut();
                 fold.begin();
-                fold.evolve(&record.value)
+                let evolved = catch_unwind(AssertUnwindSafe(|| fold.evolve(&record.value)));
+                // Rows that could not be read explain whatever else went wrong.
+                self.below.check()?;
+                evolved
+                    .unwrap_or_else(|panic| resume_unwind(panic))
                     .map_err(|reject| Stop::UnknownEvent {
                         stage: self.spec.name,
                         of,
@@ -327,7 +332,6 @@ impl Running {
                         reject,
                     })?;
                 fold.accept();
-                self.below.check()?;
                 self.unapplied += 1;
             }
             self.evolved = chunk.next;
