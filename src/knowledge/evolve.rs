@@ -422,6 +422,8 @@ fn issued(row: &mut NodeRow, action: Action, now: Time, order: Order) {
     if action.kind() != Kind::MonitoringInterval {
         k.issued.retain(|(value, _)| *value != action);
         k.issued.push((action, now));
+    }
+    if action.intervenes() {
         row.slot = Some(FOREVER);
     }
     row.kinds[action.kind() as usize].order = Some(order);
@@ -434,6 +436,7 @@ fn ended(row: &mut NodeRow, kind: Kind, state: OrderState, now: Time, policy: &P
     let k = &mut row.kinds[kind as usize];
     let Some(order) = &mut k.order else { return };
     order.state = state;
+    let intervened = order.action.intervenes();
     let done = state == OrderState::Reported(OutcomeResult::Applied);
     order.review_at = done.then_some(now + help);
     let told = if done {
@@ -453,12 +456,10 @@ fn ended(row: &mut NodeRow, kind: Kind, state: OrderState, now: Time, policy: &P
         .kinds
         .iter()
         .filter_map(|k| k.order.as_ref())
-        .any(|order| {
-            order.action.kind() != Kind::MonitoringInterval && order.state == OrderState::UnderWay
-        });
+        .any(|order| order.action.intervenes() && order.state == OrderState::UnderWay);
     if let Some(slot) = &mut row.slot
         && !acting
-        && kind != Kind::MonitoringInterval
+        && intervened
     {
         *slot = now + help;
     }

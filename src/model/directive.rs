@@ -132,6 +132,20 @@ impl Kind {
 }
 
 impl Action {
+    /// Whether it touches what the mesh does, so that it counts against the budget: not how often a
+    /// node samples, nor the way back to balanced routes.
+    pub const fn intervenes(self) -> bool {
+        match self {
+            Action::MonitoringInterval { .. }
+            | Action::RoutePreference {
+                value: Route::Balanced,
+            } => false,
+            Action::RoutePreference { .. } | Action::Healing { .. } | Action::Scaling { .. } => {
+                true
+            }
+        }
+    }
+
     /// Its kind.
     pub const fn kind(self) -> Kind {
         match self {

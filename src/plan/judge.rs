@@ -118,7 +118,7 @@ impl Draft<'_> {
     ) -> Option<Withheld> {
         free(row, action)
             .or_else(|| cooled_down(row, action, policy, self.at.now))
-            .or_else(|| self.within_budget(key, row))
+            .or_else(|| self.within_budget(key, row, action))
             .or_else(|| self.no_storm(key))
             .or_else(|| approved(row, action, policy, self.at.now))
     }
@@ -143,10 +143,10 @@ impl Draft<'_> {
         })
     }
 
-    /// A node that is acted on already costs no more; any other stands behind those that wait, so
+    /// A node that is acted on already costs no more, nor does the way back; any other stands behind those that wait, so
     /// that one that nothing helps does not keep its place for ever.
-    fn within_budget(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
-        if row.slot.is_some_and(|until| until > self.at.now) {
+    fn within_budget(&self, key: &NodeKey, row: &NodeRow, action: Action) -> Option<Withheld> {
+        if !action.intervenes() || row.slot.is_some_and(|until| until > self.at.now) {
             return None;
         }
         let used = self.ledger.acting(&key.mesh, self.at.now);
