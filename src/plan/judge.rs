@@ -3,7 +3,7 @@
 use crate::model::{
     Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
     OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Severity, Span,
-    Time,
+    Time, Waiting,
 };
 
 use super::Draft;
@@ -57,12 +57,15 @@ impl Draft<'_> {
                     .order
                     .as_ref()
                     .is_some_and(|o| serves(o, action));
-                let reason = if served {
-                    Reason::UnderWay
+                let withheld = if served {
+                    why(Reason::UnderWay)
                 } else {
-                    Reason::NotConfirmed
+                    Withheld {
+                        until: row.kind(kind).longer_at,
+                        ..why(Reason::NotConfirmed)
+                    }
                 };
-                self.withhold(key, &row, action, why(reason), asked);
+                self.withhold(key, &row, action, withheld, asked);
             }
             Verdict::Issue => self.issue(key, &row, action, &policy),
             Verdict::Withhold(withheld) => self.withhold(key, &row, action, withheld, asked),
@@ -206,7 +209,7 @@ impl Draft<'_> {
         let waits = kind
             .waiting
             .as_ref()
-            .is_some_and(|w| w.reason == withheld.reason);
+            .is_some_and(|w| w.reason == withheld.reason && !waits_too_long(w, withheld));
         let said = kind.recorded(withheld.reason) && ends_by_input(withheld.reason);
         if (waits || said) && asked == Asked::ByInput {
             return;
@@ -257,6 +260,14 @@ fn ends_by_input(reason: Reason) -> bool {
         | Reason::NeedsApproval
         | Reason::Shadow => false,
     }
+}
+
+/// Whether what waits would not be taken up when its reason ends: it waits from an earlier illness, whose end was known
+/// otherwise. A proposal's end stands from the start, and a queue is woken by what blocks it.
+fn waits_too_long(waiting: &Waiting, withheld: Withheld) -> bool {
+    let ends = waiting.queue.is_none() && withheld.reason != Reason::NeedsApproval;
+    let sooner = |until| waiting.until.is_none_or(|end| until < end);
+    ends && withheld.until.is_some_and(sooner)
 }
 
 fn why(reason: Reason) -> Withheld {
