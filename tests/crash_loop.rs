@@ -4,7 +4,6 @@
 //! A failing run prints the command that repeats it.
 
 mod life;
-#[expect(dead_code, reason = "other tests need the rest of it")]
 mod records;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use homeostat::knowledge::explain::explain;
 use homeostat::model::*;
 use homeostat::stream::{At, Base, NoBase};
 use homeostat::topology::plan::PlanFold;
@@ -917,4 +918,230 @@ fn one_record_causes_at_most_256_events_and_the_rest_follow() {
     // A tenth of the mesh is healed and rerouted, the rest waits for the budget.
     assert_eq!(answers, 100 * 2 + 150);
     check(w.tick(), &[]);
+}
+
+#[test]
+fn an_act_that_was_done_late_and_did_not_help_goes_again() {
+    let mut w = World::fleet(1);
+    w.ill(0, "n1");
+    let first = w.outcome("n1", Kind::Healing, OutcomeResult::Applied);
+    let got = w.at(180).tick();
+    assert!(
+        got.contains(&"n1 expired order healing".to_owned()),
+        "{got:?}"
+    );
+    w.at(200).say(first);
+    check(w.at(300).tick(), &["n1 issued route=low_latency"]);
+    w.report("n1", Kind::RoutePreference, OutcomeResult::Applied);
+    check(w.at(799).tick(), &[]);
+    check(w.at(800).tick(), &["n1 issued healing=aggressive"]);
+}
+
+#[test]
+fn an_act_that_was_done_after_its_last_attempt_expired_goes_again_if_it_did_not_help() {
+    let mut w = World::with_policy("[plan]\nattempts = 1\n");
+    w.greet(1);
+    w.ill(0, "n1");
+    w.at(180).tick();
+    w.at(300).tick();
+    let second = w.outcome("n1", Kind::Healing, OutcomeResult::Applied);
+    let got = w.at(480).tick();
+    assert!(got.iter().any(|e| e.contains("attempts_spent")), "{got:?}");
+    w.at(500).say(second);
+    check(w.at(1099).tick(), &[]);
+    let got = w.at(1100).tick();
+    assert!(
+        got.contains(&"n1 issued healing=aggressive".to_owned()),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn a_wish_that_waits_for_its_mean_is_taken_up_in_its_next_illness_too() {
+    let mut w = World::fleet(1);
+    let warned = |w: &World, confirmed: bool, since: i64| {
+        let mut a = w.lossy("n1");
+        a.severity = Severity::Warning;
+        a.findings[0].level = Severity::Warning;
+        a.findings[0].confirmed = confirmed;
+        a.wish.healing = Some(Healing::Preemptive);
+        a.ill_since = Some(Time(BOOT + since * 1000));
+        a
+    };
+    w.at(0);
+    let a = warned(&w, false, 0);
+    w.assess(a);
+    check(
+        w.at(300).tick(),
+        &["n1 withheld healing=preemptive not_confirmed"],
+    );
+    w.well(310, "n1");
+    w.at(400);
+    let a = warned(&w, false, 400);
+    w.assess(a);
+    w.at(500);
+    let a = warned(&w, true, 400);
+    w.assess(a);
+    let got = w.at(700).tick();
+    assert!(
+        got.contains(&"n1 issued healing=preemptive".to_owned()),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn a_longer_interval_that_was_held_goes_when_its_time_comes() {
+    let mut w = World::fleet(1);
+    w.hold(None, false, None);
+    let wishes = |w: &World, interval_s| {
+        let mut a = w.healthy("n1");
+        a.wish.interval_s = interval_s;
+        a
+    };
+    w.at(0);
+    let a = wishes(&w, 120);
+    w.assess(a);
+    check(w.at(300).tick(), &["n1 withheld interval=120 held"]);
+    w.well(310, "n1");
+    w.at(320);
+    let a = wishes(&w, 120);
+    w.assess(a);
+    w.at(330).hold(None, true, None);
+    w.at(331).tick();
+    check(w.at(620).tick(), &["n1 issued interval=120"]);
+}
+
+#[test]
+fn an_order_that_expires_after_a_new_boot_was_not_told_to_the_new_agent() {
+    let mut w = World::fleet(1);
+    w.ill(0, "n1");
+    w.report("n1", Kind::Healing, OutcomeResult::Applied);
+    w.report("n1", Kind::RoutePreference, OutcomeResult::Applied);
+    check(
+        w.well(400, "n1"),
+        &[
+            "n1 closed detect=0 repair=400000",
+            "n1 issued route=balanced",
+        ],
+    );
+    let mut a = w.healthy("n1");
+    a.boot = 2;
+    w.at(410).assess(a);
+    let got = w.at(600).tick();
+    assert!(
+        got.contains(&"n1 expired order route_preference".to_owned()),
+        "{got:?}"
+    );
+    let mut a = w.lossy("n1");
+    a.boot = 2;
+    let got = w.at(2000).assess(a);
+    assert!(
+        got.contains(&"n1 issued route=low_latency".to_owned()),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn a_released_storm_does_not_come_back_from_those_that_fell_ill_in_it() {
+    let mut w = World::with_policy("[plan]\nbudget_percent = 100.0\n");
+    w.greet(20);
+    for n in 1..=14 {
+        w.ill(n, &format!("n{n}"));
+    }
+    w.at(36_000);
+    w.hold(None, true, None);
+    let got = w.tick();
+    assert!(!got.iter().any(|e| e.contains("mass")), "{got:?}");
+    assert!(got.contains(&"n8 incident".to_owned()), "{got:?}");
+}
+
+#[test]
+fn a_held_node_is_not_forgotten_with_its_hold() {
+    let mut w = World::fleet(1);
+    w.hold(Some("n1"), false, None);
+    let mut a = w.healthy("n1");
+    a.silent = true;
+    w.at(10).assess(a);
+    check(w.at(8 * 86_400).tick(), &[]);
+    let got = w.ill(8 * 86_400 + 1, "n1");
+    assert!(
+        got.contains(&"n1 withheld healing=aggressive held".to_owned()),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn a_persons_word_counts_though_the_wish_is_away_for_a_moment() {
+    let mut w = World::with_policy("[plan]\napprove = [\"healing\"]\n");
+    w.greet(1);
+    w.ill(0, "n1");
+    let key = NodeKey {
+        mesh: mesh(),
+        node: id("n1"),
+    };
+    let row = w.plan.ledger().nodes.get(&key).unwrap();
+    let subject = row.kind(Kind::Healing).waiting.clone().unwrap().id;
+    w.well(30, "n1");
+    w.at(40);
+    let got = w.try_say(PlanRecord::Approval(Approval {
+        mesh: mesh(),
+        node: id("n1"),
+        subject,
+        approved: false,
+        by: "alice".into(),
+    }));
+    assert_eq!(got, Ok(vec!["n1 approved=false".to_owned()]));
+    let got = w.ill(60, "n1");
+    assert!(
+        got.contains(&"n1 withheld healing=aggressive not_approved".to_owned()),
+        "{got:?}"
+    );
+}
+
+#[test]
+fn a_story_names_the_hold_and_the_policy_in_the_order_of_time() {
+    let mut w = World::fleet(1);
+    let mut events = Vec::new();
+    let mut tell = |w: &mut World, record: PlanRecord| {
+        w.offset += 1;
+        let told = w.plan.decide(&w.cause(), &record).unwrap();
+        events.extend(told.into_iter().filter(|event| event.mesh == mesh()));
+    };
+    let a = Assessment {
+        wish: w.healthy("n1").wish,
+        ..w.lossy("n1")
+    };
+    w.at(10);
+    tell(&mut w, PlanRecord::Assessment(a));
+    w.at(20);
+    let policy = PlanRecord::PolicyChange(PolicyChange {
+        mesh: mesh(),
+        text: "plan.help_s = 300".into(),
+        by: "ops".into(),
+    });
+    tell(&mut w, policy);
+    w.at(30);
+    let hold = PlanRecord::Hold(Hold {
+        scope: HoldScope {
+            mesh: mesh(),
+            node: None,
+        },
+        release: false,
+        for_ms: None,
+        by: "carol".into(),
+        reason: String::new(),
+    });
+    tell(&mut w, hold);
+    w.at(40);
+    let mut a = w.lossy("n1");
+    a.policy_id = PolicyId::of("plan.help_s = 300");
+    tell(&mut w, PlanRecord::Assessment(a));
+    let withheld = events.iter().find_map(|event| match &event.body {
+        Body::DirectiveWithheld { id, .. } => Some(id.clone()),
+        _ => None,
+    });
+    let story = explain(&events, &withheld.unwrap()).unwrap();
+    assert!(story.lines.is_sorted_by_key(|line| line.seq), "{story:#?}");
+    let by = |who: &str| story.lines.iter().any(|line| line.text.contains(who));
+    assert!(by("adopted by ops") && by("held by carol"), "{story:#?}");
 }

@@ -1,4 +1,5 @@
-//! The seed's list of what its loop does, each seen end to end, and its three example cycles by value.
+//! The seed's list of what its loop does, each seen end to end, and its three example cycles by
+//! value.
 
 use std::convert::Infallible;
 

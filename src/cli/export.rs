@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 
 use crate::model::Event;
 use crate::runtime::TopicPartition;
 use crate::runtime::export::Export;
 use crate::stream::Topic;
-use crate::topology::replay::Recorded;
+use crate::topology::replay::{Recorded, sound};
 use crate::wire;
 
 /// Every record of an export.
@@ -39,6 +39,22 @@ pub(super) fn events(recorded: &Recorded) -> anyhow::Result<Vec<Vec<Event>>> {
         .map(|(of, records)| {
             let values = records.iter().map(|record| record.value.as_slice());
             values.enumerate().map(|value| decode(of, value)).collect()
+        })
+        .collect()
+}
+
+/// The events of an export as [`events`] gives them, when they can be evolved.
+pub(super) fn sound_events(recorded: &Recorded) -> anyhow::Result<Vec<Vec<Event>>> {
+    let partitions = recorded.iter().filter(|(of, _)| of.topic == Topic::Events);
+    partitions
+        .map(|(of, records)| {
+            let values: Vec<_> = records.iter().map(|record| record.value.clone()).collect();
+            sound(&values).map_err(|(i, is, expected)| {
+                anyhow!(
+                    "reading record {i} of {of}: {is}, expected {expected}; \
+                     `homeostat replay --events-only` tells what else differs"
+                )
+            })
         })
         .collect()
 }

@@ -33,7 +33,7 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
     let mut views = Views::default();
     let mut nodes = 0;
     let at = args.at.unwrap_or(Time(i64::MAX));
-    for events in export::events(&recorded)? {
+    for events in export::sound_events(&recorded)? {
         let base: Rc<dyn Base> = Rc::new(NoBase);
         let mut plan = PlanFold::new(0, &base);
         let until = events.partition_point(|event| event.time <= at);

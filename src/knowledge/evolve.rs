@@ -7,7 +7,7 @@
 //!    queues.
 
 use crate::model::{
-    Action, Answer, Assessment, Body, Event, FOREVER, HoldRow, HoldScope, IncidentKind,
+    Action, Answer, Assessment, Body, Event, FOREVER, Healing, HoldRow, HoldScope, IncidentKind,
     IncidentRow, Kind, KindRow, MeshId, MeshRow, NodeId, NodeKey, NodeRow, Onset, Order,
     OrderState, Outcome, OutcomeResult, Policy, PolicyId, PolicyInForce, Queue, Reason, Severity,
     Span, Storm, Time, Waiting,
@@ -144,7 +144,10 @@ pub fn evolve(ledger: &mut Ledger, event: &Event) {
         },
         Body::IncidentClosed { kind, node, .. } => match kind {
             IncidentKind::Node => change(ledger, mesh, node, |row| row.incident = None),
-            IncidentKind::Mass => ledger.meshes.update(mesh, |row| row.storm = None),
+            IncidentKind::Mass => ledger.meshes.update(mesh, |row| {
+                row.storm = None;
+                row.onsets.clear();
+            }),
         },
         Body::DirectiveIssued { directive } => {
             free_spent_slots(ledger, mesh, now);
@@ -300,6 +303,12 @@ fn seen(ledger: &mut Ledger, key: &NodeKey, a: &Assessment, now: Time, first: bo
     change(ledger, &key.mesh, &key.node, |row| {
         row.told_interval_s = NodeRow::own_interval_s(a);
         row.told_route = crate::model::Route::Balanced;
+        for kind in Kind::ALL {
+            let told = row.told(kind);
+            if let Some(order) = &mut row.kinds[kind as usize].order {
+                order.told_before = told;
+            }
+        }
     });
     assessed(ledger, &key.mesh, &key.node, Some(a), now);
 }
@@ -391,7 +400,7 @@ fn severity_changed(
     });
     if onset {
         ledger.meshes.update(mesh, |row| {
-            let at = Time(now.0 - now.0.rem_euclid(1000));
+            let at = now - Span(now.0.rem_euclid(1000));
             row.onsets.retain(|o| now - o.at <= window);
             match row.onsets.last_mut() {
                 Some(last) if last.at == at => last.nodes += 1,
@@ -446,6 +455,10 @@ fn ended(row: &mut NodeRow, kind: Kind, state: OrderState, now: Time, policy: &P
     };
     if done {
         k.answer = None;
+        // What waited for the same act is done; left standing it would hide that the act may not
+        // have helped.
+        let (waiting, done) = (k.waiting.take(), order.action);
+        k.waiting = waiting.filter(|waiting| !serves(done, waiting.action));
     }
     match told {
         Some(Action::MonitoringInterval { interval_s }) => row.told_interval_s = interval_s,
@@ -464,6 +477,14 @@ fn ended(row: &mut NodeRow, kind: Kind, state: OrderState, now: Time, policy: &P
         *slot = now + help;
     }
     wishes(row, now, policy);
+}
+
+/// Whether an act that is done does what is wished: the same, or a stronger healing.
+fn serves(done: Action, wished: Action) -> bool {
+    let aggressive = Action::Healing {
+        level: Healing::Aggressive,
+    };
+    done == wished || (done == aggressive && wished.kind() == Kind::Healing)
 }
 
 fn reported(ledger: &mut Ledger, mesh: &MeshId, outcome: &Outcome, now: Time) {
@@ -486,7 +507,8 @@ fn reported(ledger: &mut Ledger, mesh: &MeshId, outcome: &Outcome, now: Time) {
 }
 
 fn answered(k: &mut KindRow, approved: bool) {
-    if let Some(waiting) = k.waiting.take() {
+    // The wish may be away for a moment: what it waited for is parked then.
+    if let Some(waiting) = k.waiting.take().or(k.parked.take()) {
         k.answer = Some(if approved {
             Answer::Approved(waiting.action)
         } else {

@@ -2,8 +2,8 @@
 //! it, and forwards to how it ended. Told as a story, a line a fact.
 
 use crate::model::{
-    Action, Assessment, Body, Event, EventTime, Finding, IncidentKind, Metric, NodeId, Reason,
-    Severity, Span, State, Symptom, Time,
+    Action, Assessment, Body, Event, EventTime, Finding, IncidentKind, MeshId, Metric, NodeId,
+    Reason, Severity, Span, State, Symptom, Time,
 };
 
 /// One fact of a story.
@@ -38,17 +38,21 @@ pub fn explain(events: &[Event], id: &str) -> Option<Story> {
     let subject = &events[at];
     let node = subject.body.node()?;
     let incident = incident_of(&subject.body);
-    let about = |event: &&Event| event.mesh == subject.mesh && event.body.node() == Some(node);
+    let about = |event: &Event| {
+        (event.mesh == subject.mesh && event.body.node() == Some(node))
+            || concerns_all(event, &subject.mesh)
+    };
     let begin = begin_of(events, at, node, incident);
     let end = end_of(events, at, incident, id);
-    let policy = events[..=at].iter().rev().find(|event| {
+    let policy = events[..=at].iter().rposition(|event| {
         event.mesh == subject.mesh
             && matches!(event.body, Body::Adopted { .. } | Body::MeshOpened { .. })
     });
-    let lines = policy
-        .into_iter()
-        .chain(events[begin..=end].iter().filter(about))
-        .filter_map(|event| {
+    let lines = events[..=end]
+        .iter()
+        .enumerate()
+        .filter(|(i, event)| Some(*i) == policy || (*i >= begin && about(event)))
+        .filter_map(|(_, event)| {
             let text = sentence(event, id)?;
             Some(Line {
                 time: event.time,
@@ -61,6 +65,18 @@ pub fn explain(events: &[Event], id: &str) -> Option<Story> {
         title: title(subject, node),
         lines,
     })
+}
+
+/// What is said for a whole mesh, or for all, and bears on each of its nodes: holds, and a storm.
+fn concerns_all(event: &Event, mesh: &MeshId) -> bool {
+    let storm = |kind: &IncidentKind| *kind == IncidentKind::Mass && event.mesh == *mesh;
+    match &event.body {
+        Body::HoldPlaced { scope, .. } | Body::HoldReleased { scope, .. } => {
+            scope.node.is_none() && (scope.mesh.is_none() || scope.mesh == *mesh)
+        }
+        Body::IncidentOpened { kind, .. } | Body::IncidentClosed { kind, .. } => storm(kind),
+        _ => false,
+    }
 }
 
 fn bears(body: &Body, id: &str) -> bool {

@@ -347,10 +347,17 @@ impl NodeRow {
         let kinds = self.kinds.iter().filter_map(KindRow::due);
         let held = self.kinds.iter().any(KindRow::waits_for_node_hold);
         kinds
-            .chain(self.retire_at)
+            .chain(self.retirement())
             .chain(self.hold.as_ref().and_then(|hold| hold.until))
             .chain((held && self.hold.is_none()).then_some(Time(i64::MIN)))
             .min()
+    }
+}
+
+impl NodeRow {
+    /// When it is forgotten; not while it is held, or its return would find the hold forgotten too.
+    pub fn retirement(&self) -> Option<Time> {
+        self.retire_at.filter(|_| self.hold.is_none())
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::model::{
     Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
     OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Severity, Span,
-    Time,
+    Time, Waiting,
 };
 
 use super::Draft;
@@ -58,12 +58,15 @@ impl Draft<'_> {
                     .order
                     .as_ref()
                     .is_some_and(|o| serves(o, action));
-                let reason = if served {
-                    Reason::UnderWay
+                let withheld = if served {
+                    why(Reason::UnderWay)
                 } else {
-                    Reason::NotConfirmed
+                    Withheld {
+                        until: row.kind(kind).longer_at,
+                        ..why(Reason::NotConfirmed)
+                    }
                 };
-                self.withhold(key, &row, action, why(reason), asked);
+                self.withhold(key, &row, action, withheld, asked);
             }
             Verdict::Issue => self.issue(key, &row, action, &policy),
             Verdict::Withhold(withheld) => self.withhold(key, &row, action, withheld, asked),
@@ -143,8 +146,8 @@ impl Draft<'_> {
         })
     }
 
-    /// A node that is acted on already costs no more, nor does the way back; any other stands behind those that wait, so
-    /// that one that nothing helps does not keep its place for ever.
+    /// A node that is acted on already costs no more, nor does the way back; any other stands
+    /// behind those that wait, so that one that nothing helps does not keep its place for ever.
     fn within_budget(&self, key: &NodeKey, row: &NodeRow, action: Action) -> Option<Withheld> {
         if !action.intervenes() || row.slot.is_some_and(|until| until > self.at.now) {
             return None;
@@ -207,7 +210,7 @@ impl Draft<'_> {
         let waits = kind
             .waiting
             .as_ref()
-            .is_some_and(|w| w.reason == withheld.reason);
+            .is_some_and(|w| w.reason == withheld.reason && !waits_too_long(w, withheld));
         let said = kind.recorded(withheld.reason) && ends_by_input(withheld.reason);
         if (waits || said) && asked == Asked::ByInput {
             return;
@@ -258,6 +261,15 @@ fn ends_by_input(reason: Reason) -> bool {
         | Reason::NeedsApproval
         | Reason::Shadow => false,
     }
+}
+
+/// Whether what waits would not be taken up when its reason ends: it waits from an earlier illness,
+/// whose end was known otherwise. A proposal's end stands from the start, and a queue is woken by
+/// what blocks it.
+fn waits_too_long(waiting: &Waiting, withheld: Withheld) -> bool {
+    let ends = waiting.queue.is_none() && withheld.reason != Reason::NeedsApproval;
+    let sooner = |until| waiting.until.is_none_or(|end| until < end);
+    ends && withheld.until.is_some_and(sooner)
 }
 
 fn why(reason: Reason) -> Withheld {

@@ -64,7 +64,9 @@ impl Draft<'_> {
         let key = self.known(&approval.mesh, &approval.node)?;
         let row = self.node(&key).expect("known");
         let kind = Kind::ALL.into_iter().find(|kind| {
-            row.kind(*kind).waiting.as_ref().is_some_and(|waiting| {
+            let row = row.kind(*kind);
+            let proposal = row.waiting.as_ref().or(row.parked.as_ref());
+            proposal.is_some_and(|waiting| {
                 waiting.reason == Reason::NeedsApproval && waiting.id == approval.subject
             })
         });

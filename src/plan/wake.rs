@@ -123,7 +123,7 @@ impl Draft<'_> {
         if over(row.hold.as_ref().and_then(|hold| hold.until)) {
             return self.end_hold(&key.mesh, Some(key));
         }
-        if over(row.retire_at) {
+        if over(row.retirement()) {
             return self.retire(key, &row);
         }
         for kind in Kind::ALL {

@@ -102,7 +102,7 @@ impl Task {
         self.fold.accept();
         self.any_muted |= !failed.alarms.is_empty();
         self.position = Some(Position {
-            next: record.offset + 1,
+            next: record.offset.saturating_add(1),
             time: at.now,
             hears_since: at.hears_since,
         });

@@ -8,7 +8,7 @@ use crate::model::{
     Time,
 };
 use crate::plan;
-use crate::runtime::{Record, Task, TimeSource, TopicPartition};
+use crate::runtime::{Position, Record, Task, TimeSource, TopicPartition};
 use crate::stream::{Base, Fold, NoBase, Output, Topic};
 use crate::wire;
 
@@ -173,8 +173,16 @@ pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
             evolve_all(&mut task, bytes);
             continue;
         }
+        let input = input_of(group);
+        // What its cause is called does not decide: a hostile log, or one that moved, may name it
+        // twice.
+        let position = task.position().map(|position| Position {
+            next: input.offset,
+            ..position
+        });
+        task.set_position(position);
         let mut outputs = Vec::new();
-        let folded = task.fold(&input_of(group), &mut outputs).is_some();
+        let folded = task.fold(&input, &mut outputs).is_some();
         let now = values(&outputs, Topic::Events);
         let before = report.differences;
         let place = |i: usize| {
@@ -193,11 +201,15 @@ pub fn replay_events(partition: i32, events: &[Vec<u8>]) -> Report {
     report
 }
 
-/// The events, when they can be evolved at all: each can be read, seq is dense per mesh, adopted
-/// policies parse.
-fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
+/// The events of a partition, when they can be evolved at all: each can be read, time never falls,
+/// seq is dense per mesh, a mesh is opened by its first event alone, policies parse.
+///
+/// # Errors
+/// The first that is not: which it is, what is recorded, what was expected.
+pub fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
     let mut next: BTreeMap<MeshId, i64> = BTreeMap::new();
     let mut texts = BTreeSet::new();
+    let mut last = Time(i64::MIN);
     let mut decoded = Vec::with_capacity(events.len());
     for (i, bytes) in events.iter().enumerate() {
         let event = wire::decode_event(bytes).map_err(|reject| {
@@ -212,6 +224,16 @@ fn sound(events: &[Vec<u8>]) -> Result<Vec<Event>, (usize, String, String)> {
             return Err((i, wire::json::event(&event), format!("seq {seq}")));
         }
         *seq += 1;
+        let opens = matches!(event.body, Body::MeshOpened { .. });
+        if opens != (event.seq == 0 && !event.mesh.is_none()) {
+            let expected = "MeshOpened as a mesh's first event, and only there".to_owned();
+            return Err((i, wire::json::event(&event), expected));
+        }
+        if event.time < last {
+            let expected = format!("no time before {last}");
+            return Err((i, wire::json::event(&event), expected));
+        }
+        last = event.time;
         if let Body::Adopted { text, .. }
         | Body::MeshOpened {
             policy_text: text, ..
