@@ -543,4 +543,4 @@ const SHORT: Extent = Extent {
 /// Crash points that a run of the tests visits at least.
 const POINTS: usize = 20_000;
 
-const FLEETS: u64 = 500;
+const FLEETS: u64 = 400;

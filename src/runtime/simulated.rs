@@ -807,9 +807,12 @@ impl Log for SimulatedLog {
         change.revoked.into_iter().for_each(revoked);
         let mut records = Vec::new();
         let mut cluster = self.process.cluster.0.borrow_mut();
+        // Seldom enough that what comes again never fills the polls of a worker that takes one
+        // record at a time.
+        let once_in = 4 + 4 * self.fetch.len() as u64;
         for (of, next) in &mut self.fetch {
             let mut left = records_max.saturating_sub(records.len());
-            match cluster.draw(8) {
+            match cluster.draw(once_in) {
                 Some(0) => left = left.min(1),
                 Some(1) => left = 0,
                 Some(2) => *next = (*next - 2).max(cluster.topics[of].start),
