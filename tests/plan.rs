@@ -1145,3 +1145,48 @@ fn a_story_names_the_hold_and_the_policy_in_the_order_of_time() {
     let by = |who: &str| story.lines.iter().any(|line| line.text.contains(who));
     assert!(by("adopted by ops") && by("held by carol"), "{story:#?}");
 }
+
+#[test]
+fn an_order_that_replaced_one_under_way_was_told_neither() {
+    let mut w = World::fleet(1);
+    let mut a = w.healthy("n1");
+    a.wish.interval_s = 30;
+    check(w.assess(a.clone()), &["n1 issued interval=30"]);
+    a.wish.interval_s = 10;
+    check(w.at(10).assess(a.clone()), &["n1 issued interval=10"]);
+    a.wish.interval_s = 30;
+    check(w.at(20).assess(a), &[]);
+    // Nobody answers: the node may still sample at 60 s, so 30 is news to it.
+    check(
+        w.at(190).tick(),
+        &[
+            "n1 expired order monitoring_interval",
+            "n1 issued interval=30",
+        ],
+    );
+}
+
+#[test]
+fn a_larger_budget_for_all_lets_those_act_who_wait() {
+    let mut w = World::fleet(3);
+    w.ill(0, "n1");
+    check(
+        w.ill(1, "n2"),
+        &["n2 incident", "n2 withheld healing=aggressive budget 1/1"],
+    );
+    w.say(PlanRecord::PolicyChange(PolicyChange {
+        mesh: MeshId::none(),
+        text: "plan.budget_min = 3".into(),
+        by: "ops".into(),
+    }));
+    let got = w.tick();
+    assert!(
+        got.contains(&"adopted generation 1 taken_over=true".to_owned()),
+        "{got:?}"
+    );
+    let got = w.ill(2, "n2");
+    assert!(
+        got.contains(&"n2 issued healing=aggressive".to_owned()),
+        "{got:?}"
+    );
+}

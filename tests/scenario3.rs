@@ -315,8 +315,12 @@ fn an_anomaly_is_healed_without_anyone() {
     assert_eq!(agent.hands.done, [HEAL, LOW_LATENCY]);
     assert!(n.has(|body| matches!(
         body,
-        Body::AnomalyRaised { symptom: Symptom::Lossy, level: Severity::Critical, value: Some(v), .. }
-            if *v == 100.0
+        Body::AnomalyRaised {
+            symptom: Symptom::Lossy,
+            level: Severity::Critical,
+            value: Some(v),
+            ..
+        } if *v == 100.0
     )));
     n.read_for(120, ideal);
     assert!(n.has(|body| matches!(

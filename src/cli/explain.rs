@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::{Printer, export, say};
+use super::{Printer, export, plain, say};
 use crate::knowledge::explain::explain;
 use crate::model::{Body, Event};
 
@@ -36,7 +36,7 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
         return Ok(ExitCode::from(1));
     };
     if !printer.json {
-        printer.print(&(), &story.title)?;
+        printer.print(&(), &plain(&story.title))?;
     }
     for line in &story.lines {
         let object = Line {
@@ -44,10 +44,13 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
             seq: line.seq,
             text: &line.text,
         };
-        printer.print(
-            &object,
-            &format!("  {}  {}  (leaf {})", line.time, line.text, line.seq),
-        )?;
+        let words = format!(
+            "  {}  {}  (leaf {})",
+            line.time,
+            plain(&line.text),
+            line.seq
+        );
+        printer.print(&object, &words)?;
     }
     Ok(ExitCode::SUCCESS)
 }

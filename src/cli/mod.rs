@@ -146,6 +146,12 @@ enum Colour {
     Green = 32,
 }
 
+/// `words` without what would steer a terminal: names may hold any byte.
+fn plain(words: &str) -> String {
+    let visible = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
+    words.chars().map(visible).collect()
+}
+
 /// Says something to the person at the terminal, whether or not someone listens.
 fn say(words: &str) {
     let _ = writeln!(io::stderr(), "{words}");

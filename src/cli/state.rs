@@ -8,7 +8,7 @@ use std::rc::Rc;
 use anyhow::anyhow;
 use serde_json::value::RawValue;
 
-use super::{Printer, export};
+use super::{Printer, export, plain};
 use crate::knowledge::explain::{duration, words};
 use crate::knowledge::views::Views;
 use crate::model::{Event, MeshId, NodeId, NodeKey, NodeRow, Time, parse_rfc3339};
@@ -113,7 +113,7 @@ fn print_node(
         text += "  held";
     }
     let object = RawValue::from_string(node_state(&state))?;
-    Ok(printer.print(&object, &text)?)
+    Ok(printer.print(&object, &plain(&text))?)
 }
 
 fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
@@ -135,7 +135,7 @@ fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Resu
             incident.orders,
             incident.withheld
         );
-        printer.print(&(), &text)?;
+        printer.print(&(), &plain(&text))?;
     }
     for ((symptom, action), remedy) in &views.remedies {
         let text = format!(
@@ -147,7 +147,7 @@ fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Resu
             remedy.helped,
             remedy.not_helped
         );
-        printer.print(&(), &text)?;
+        printer.print(&(), &plain(&text))?;
     }
     Ok(())
 }

@@ -165,7 +165,7 @@ pub fn evolve(ledger: &mut Ledger, event: &Event) {
                         expires_at: directive.expires_at(),
                         state: OrderState::UnderWay,
                         review_at: None,
-                        told_before: row.told(directive.action.kind()),
+                        told_before: told_for_sure(row, directive.action.kind()),
                         carried_by,
                         this_episode: true,
                     },
@@ -247,6 +247,15 @@ pub fn evolve(ledger: &mut Ledger, event: &Event) {
         | Body::AnomalyCleared { .. } => {}
     }
     take_seq(ledger, event);
+}
+
+/// What a node is known to have been told before a new order: not what an order under way says,
+/// which it may not have heard.
+fn told_for_sure(row: &NodeRow, kind: Kind) -> Option<Action> {
+    match &row.kind(kind).order {
+        Some(order) if order.state == OrderState::UnderWay => order.told_before,
+        Some(_) | None => row.told(kind),
+    }
 }
 
 fn take_seq(ledger: &mut Ledger, event: &Event) {

@@ -175,8 +175,8 @@ impl Draft<'_> {
                         kind: IncidentKind::Node,
                         node: key.node.clone(),
                         symptoms: incident.symptoms.clone(),
-                        detect_ms: (incident.opened_at - incident.ill_since).0,
-                        repair_ms: (good_since - incident.ill_since).0,
+                        detect_ms: (incident.opened_at - incident.ill_since).0.max(0),
+                        repair_ms: (good_since - incident.ill_since).0.max(0),
                         cause_node: None,
                     },
                 );

@@ -162,8 +162,8 @@ impl Draft<'_> {
                     kind: IncidentKind::Mass,
                     node: storm.node,
                     symptoms: Vec::new(),
-                    detect_ms: (storm.opened_at - storm.ill_since).0,
-                    repair_ms: (self.at.now - storm.ill_since).0,
+                    detect_ms: (storm.opened_at - storm.ill_since).0.max(0),
+                    repair_ms: (self.at.now - storm.ill_since).0.max(0),
                     cause_node: None,
                 },
             );

@@ -180,8 +180,8 @@ impl Draft<'_> {
                     kind: IncidentKind::Node,
                     node: key.node.clone(),
                     symptoms: incident.symptoms.clone(),
-                    detect_ms: (incident.opened_at - incident.ill_since).0,
-                    repair_ms: (self.at.now - incident.ill_since).0,
+                    detect_ms: (incident.opened_at - incident.ill_since).0.max(0),
+                    repair_ms: (self.at.now - incident.ill_since).0.max(0),
                     cause_node: None,
                 },
             );
@@ -200,17 +200,24 @@ fn first_queued(ledger: &Ledger, at: &At, mesh: &MeshId) -> Option<InQueue> {
     let row = ledger.meshes.get(mesh)?;
     let waiting = |queue| ledger.first_waiting(mesh, queue, 1);
     let hold = || waiting(Queue::Hold).filter(|_| ledger.mesh_hold(mesh).is_none());
+    let for_all = ledger
+        .partition()
+        .policy
+        .as_ref()
+        .map_or(0, |policy| policy.generation);
+    let newer = for_all > row.taken_generation;
     let policy = || {
-        let for_all = ledger
-            .partition()
-            .policy
-            .as_ref()
-            .map_or(0, |policy| policy.generation);
-        let newer = i64::from(for_all > row.taken_generation);
-        ledger.first_waiting(mesh, Queue::Policy, row.policy.generation + newer)
+        ledger.first_waiting(
+            mesh,
+            Queue::Policy,
+            row.policy.generation + i64::from(newer),
+        )
     };
     let storm = || waiting(Queue::Storm).filter(|_| row.storm.is_none());
-    let budget =
-        || waiting(Queue::Budget).filter(|_| ledger.acting(mesh, at.now) < ledger.budget(mesh));
+    // A policy that was not taken over yet may hold a larger budget.
+    let budget = || {
+        waiting(Queue::Budget)
+            .filter(|_| newer || ledger.acting(mesh, at.now) < ledger.budget(mesh))
+    };
     hold().or_else(policy).or_else(storm).or_else(budget)
 }

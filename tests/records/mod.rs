@@ -8,8 +8,8 @@ use homeostat::wire;
 /// 2026-01-01T00:00:00Z.
 pub const START: i64 = 1_767_225_600_000;
 
-/// Whether there is time for everything: in CI, and there in one of its two passes. At a desk the same
-/// tests take a part of their seeds, so that they stay a matter of seconds.
+/// Whether there is time for everything: in CI, and there in one of its two passes. At a desk the
+/// same tests take a part of their seeds, so that they stay a matter of seconds.
 pub fn thorough() -> bool {
     cfg!(feature = "io") && std::env::var_os("CI").is_some()
 }
@@ -102,6 +102,6 @@ pub fn directives(left: &[Left]) -> Vec<Directive> {
 /// Not every test that has this module needs all of it.
 const _: () = {
     let _ = (
-        thorough, mesh, node, metrics, sample, send, say, outcome, report, directives,
+        START, thorough, mesh, node, metrics, sample, send, say, outcome, report, directives,
     );
 };
