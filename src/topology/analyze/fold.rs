@@ -1,6 +1,7 @@
 //! Bytes to the stage and back.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use crate::model::{
@@ -76,10 +77,12 @@ impl AnalyzeFold {
             detail,
         };
         let id = Policy::id(&adopted.text);
-        if !self.stages.contains_key(&id) {
+        if self.stages.len() >= STAGES_MAX {
+            self.stages.clear();
+        }
+        if let Entry::Vacant(free) = self.stages.entry(id) {
             let policy = Policy::parse(&adopted.text).map_err(|e| bad(e.to_string()))?;
-            self.stages
-                .insert(id, Rc::new(AnalyzeStage::new(&policy, id)));
+            free.insert(Rc::new(AnalyzeStage::new(&policy, id)));
         }
         if id != adopted.policy_id {
             return Err(bad(format!(
@@ -323,6 +326,9 @@ fn reject(fault: Fault) -> Reject {
         detail: format!("field {}", fault.field),
     }
 }
+
+/// Parsed policies kept at a time: a memo of a pure function.
+const STAGES_MAX: usize = 64;
 
 /// Of the encoding of a policy's row.
 const POLICY_VERSION: u8 = 1;
