@@ -5,6 +5,10 @@
 //! in which order, stands in [`commit`].
 
 pub mod commit;
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rim: it writes and reads a directory"
+)]
 pub mod export;
 mod log;
 mod route;

@@ -1,6 +1,7 @@
 //! Bytes to the stage and back.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use crate::model::{
@@ -76,10 +77,9 @@ impl AnalyzeFold {
             detail,
         };
         let id = Policy::id(&adopted.text);
-        if !self.stages.contains_key(&id) {
+        if let Entry::Vacant(place) = self.stages.entry(id) {
             let policy = Policy::parse(&adopted.text).map_err(|e| bad(e.to_string()))?;
-            self.stages
-                .insert(id, Rc::new(AnalyzeStage::new(&policy, id)));
+            place.insert(Rc::new(AnalyzeStage::new(&policy, id)));
         }
         if id != adopted.policy_id {
             return Err(bad(format!(
