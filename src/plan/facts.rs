@@ -1,8 +1,8 @@
 //! What an assessment changes, as facts; then its wishes are judged.
 
 use crate::model::{
-    Assessment, Body, IdKind, IncidentKind, Kind, LogOpened, LoopBlind, MeshId, NodeKey, NodeRow,
-    OrderState, Outcome, Severity, Symptom,
+    Assessment, Body, IdKind, IncidentKind, IncidentRow, Kind, LogOpened, LoopBlind, MeshId,
+    NodeKey, NodeRow, OrderState, Outcome, Severity, Symptom, Time,
 };
 use crate::stream::Reject;
 
@@ -167,23 +167,32 @@ impl Draft<'_> {
         let a = &row.assessment;
         match (&row.incident, row.severity()) {
             (Some(incident), Severity::Ok) => {
-                let good_since = a.good_since.unwrap_or(self.at.now);
-                self.record(
-                    &key.mesh,
-                    Body::IncidentClosed {
-                        incident_id: incident.id.clone(),
-                        kind: IncidentKind::Node,
-                        node: key.node.clone(),
-                        symptoms: incident.symptoms.clone(),
-                        detect_ms: (incident.opened_at - incident.ill_since).0.max(0),
-                        repair_ms: (good_since - incident.ill_since).0.max(0),
-                        cause_node: None,
-                    },
-                );
+                self.close_incident(key, incident, a.good_since.unwrap_or(self.at.now));
             }
             (None, Severity::Warning | Severity::Critical) => self.open_incident(key, &row),
             (Some(_), Severity::Warning | Severity::Critical) | (None, Severity::Ok) => {}
         }
+    }
+
+    /// Closes a node's incident: it was ill until `well_since`.
+    pub(super) fn close_incident(
+        &mut self,
+        key: &NodeKey,
+        incident: &IncidentRow,
+        well_since: Time,
+    ) {
+        self.record(
+            &key.mesh,
+            Body::IncidentClosed {
+                incident_id: incident.id.clone(),
+                kind: IncidentKind::Node,
+                node: key.node.clone(),
+                symptoms: incident.symptoms.clone(),
+                detect_ms: (incident.opened_at - incident.ill_since).0.max(0),
+                repair_ms: (well_since - incident.ill_since).0.max(0),
+                cause_node: None,
+            },
+        );
     }
 
     fn open_incident(&mut self, key: &NodeKey, row: &NodeRow) {

@@ -4,9 +4,7 @@
 //! In a mesh, in order: the end of its hold; nodes by when something of them is due; then what
 //! waits in the queues whose block is gone, oldest first: hold, policy, storm, budget.
 
-use crate::model::{
-    Body, Event, HoldScope, IncidentKind, Kind, MeshId, NodeKey, NodeRow, Queue, Reason, Time,
-};
+use crate::model::{Body, Event, HoldScope, Kind, MeshId, NodeKey, NodeRow, Queue, Reason, Time};
 use crate::stream::{At, InQueue, Ledger};
 
 use super::judge::Asked;
@@ -173,18 +171,7 @@ impl Draft<'_> {
     /// Forgets a node that was silent for too long; its incident ends with it.
     fn retire(&mut self, key: &NodeKey, row: &NodeRow) {
         if let Some(incident) = &row.incident {
-            self.record(
-                &key.mesh,
-                Body::IncidentClosed {
-                    incident_id: incident.id.clone(),
-                    kind: IncidentKind::Node,
-                    node: key.node.clone(),
-                    symptoms: incident.symptoms.clone(),
-                    detect_ms: (incident.opened_at - incident.ill_since).0.max(0),
-                    repair_ms: (self.at.now - incident.ill_since).0.max(0),
-                    cause_node: None,
-                },
-            );
+            self.close_incident(key, incident, self.at.now);
         }
         self.record(
             &key.mesh,
