@@ -545,4 +545,4 @@ const SHORT: Extent = Extent {
 /// Crash points that a run of the tests visits at least.
 const POINTS: usize = 20_000;
 
-const FLEETS: u64 = 400;
+const FLEETS: u64 = 1000;
