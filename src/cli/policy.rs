@@ -71,7 +71,7 @@ fn test(args: Test, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCod
         let told = tell(&text, policy.as_deref())
             .with_context(|| format!("reading the story {}", path.display()))?;
         if args.write {
-            std::fs::write(path, &told)
+            replace(path, &told)
                 .with_context(|| format!("writing the story {}", path.display()))?;
         }
         let difference = if args.write {
@@ -113,6 +113,17 @@ fn show_story(
         got,
     };
     Ok(printer.print(&story, &words)?)
+}
+
+/// Puts a file's new text in its place, whole. A kill leaves the old text, with `<file>.partial`
+/// beside it or not, or the new one.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let mut file = std::fs::File::create(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(partial, path)
 }
 
 fn read_text(path: &Path, what: &str, form: &str) -> anyhow::Result<String> {

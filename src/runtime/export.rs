@@ -90,6 +90,9 @@ pub enum ExportError {
     /// There is something where the export should go.
     #[error("writing an export to {0}: the directory is not empty; name another one")]
     NotEmpty(PathBuf),
+    /// A write that was killed left this behind, or it is somebody's.
+    #[error("writing an export: {0} is there already, from a run that was killed; remove it first")]
+    LeftOver(PathBuf),
     /// The manifest is not one.
     #[error("reading {path}: {detail}; expected a manifest of format {FORMAT}")]
     Manifest {
@@ -132,8 +135,14 @@ pub enum ExportError {
 
 /// Writes what stands in a simulated log.
 ///
+/// The durable steps, and what a kill leaves:
+/// 1. Every file is written and synced in `<dir>.partial`, the manifest last, then that folder is
+///    synced. Before or in between: `<dir>` is as it was, and a left-over that the next call names.
+/// 2. The folder is renamed to `<dir>` and its parent synced. After: the whole export.
+///
 /// # Errors
-/// The directory is not empty, or the file system fails.
+/// The directory is not empty, a left-over lies beside it (nothing is ever deleted here), or the
+/// file system fails.
 pub fn write(dir: &Path, title: &Title, log: &Simulated) -> Result<Export, ExportError> {
     if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
         return Err(ExportError::NotEmpty(dir.to_owned()));
@@ -142,7 +151,7 @@ pub fn write(dir: &Path, title: &Title, log: &Simulated) -> Result<Export, Expor
     name.push(".partial");
     let partial = dir.with_file_name(name);
     if partial.exists() {
-        fs::remove_dir_all(&partial).map_err(io("removing", &partial))?;
+        return Err(ExportError::LeftOver(partial));
     }
     fs::create_dir_all(&partial).map_err(io("creating", &partial))?;
     let mut files = Vec::new();
@@ -166,7 +175,13 @@ pub fn write(dir: &Path, title: &Title, log: &Simulated) -> Result<Export, Expor
     };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
     write_synced(&partial.join(MANIFEST), &text)?;
+    sync_folder(&partial)?;
     fs::rename(&partial, dir).map_err(io("renaming the finished export to", dir))?;
+    match dir.parent() {
+        Some(parent) if parent.as_os_str().is_empty() => sync_folder(Path::new("."))?,
+        Some(parent) => sync_folder(parent)?,
+        None => {}
+    }
     Ok(Export {
         dir: dir.to_owned(),
         manifest,
@@ -294,6 +309,12 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
     let mut file = fs::File::create(path).map_err(io("creating", path))?;
     file.write_all(bytes).map_err(io("writing", path))?;
     file.sync_all().map_err(io("syncing", path))
+}
+
+/// Makes the names in a folder durable.
+fn sync_folder(path: &Path) -> Result<(), ExportError> {
+    let folder = fs::File::open(path).map_err(io("opening", path))?;
+    folder.sync_all().map_err(io("syncing", path))
 }
 
 fn write_record(record: &Record, out: &mut Vec<u8>) {
@@ -481,6 +502,24 @@ mod tests {
         bytes.truncate(bytes.len() - 1);
         let error = read_records(&path, &bytes).unwrap_err().to_string();
         assert!(error.contains("ends before its length"), "{error}");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_lies_beside_it_is_never_deleted() {
+        let dir = dir("left-over");
+        let left = dir.with_file_name(format!(
+            "{}.partial",
+            dir.file_name().unwrap().to_string_lossy()
+        ));
+        fs::create_dir_all(&left).unwrap();
+        fs::write(left.join("mine"), b"precious").unwrap();
+        let refused = write(&dir, &title(), &filled()).unwrap_err().to_string();
+        assert!(refused.contains(".partial"), "{refused}");
+        assert_eq!(fs::read(left.join("mine")).unwrap(), b"precious");
+        fs::remove_dir_all(&left).unwrap();
+        write(&dir, &title(), &filled()).unwrap();
+        assert!(dir.join(MANIFEST).exists() && !left.exists());
         fs::remove_dir_all(dir).unwrap();
     }
 
