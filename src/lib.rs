@@ -60,6 +60,13 @@ pub mod cli;
     reason = "the rim: it reads one file and the environment"
 )]
 pub mod config;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a vendor: it owns files, threads and locks"
+)]
+pub mod embedded;
 pub mod execute;
 pub mod knowledge;
 pub mod model;

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which rooms a room may import.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("model", &[]),
     ("stream", &["model"]),
     ("monitor", &["model", "stream"]),
@@ -53,6 +53,23 @@ const ARROWS: [(&str, &[&str]); 14] = [
         ],
     ),
     ("config", &["model"]),
+    ("telemetry", &[]),
+    ("embedded", &["model", "stream", "runtime", "config"]),
+    ("agent", &["model", "execute", "wire", "config"]),
+    (
+        "web",
+        &[
+            "model",
+            "stream",
+            "monitor",
+            "knowledge",
+            "wire",
+            "runtime",
+            "topology",
+            "config",
+            "embedded",
+        ],
+    ),
     (
         "cli",
         &[
@@ -68,6 +85,10 @@ const ARROWS: [(&str, &[&str]); 14] = [
             "topology",
             "sim",
             "config",
+            "telemetry",
+            "embedded",
+            "agent",
+            "web",
         ],
     ),
     ("main", &["cli"]),

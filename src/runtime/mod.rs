@@ -14,6 +14,7 @@ mod log;
 mod route;
 mod seed;
 pub mod simulated;
+mod source;
 mod store;
 mod task;
 mod worker;
@@ -24,6 +25,7 @@ pub use log::{
 };
 pub use route::{Router, murmur2, partition_of};
 pub use seed::Seed;
+pub use source::{RowsCopy, Source, Title, offset_at, only};
 pub use store::{Below, KeyValue, Rows, Store, StoreError, Stores};
 pub use task::{Folded, Task, TimeSource, fold_straight};
 pub use worker::{Clock, Config, Open, Recover, StageSpec, Turn, Worker};

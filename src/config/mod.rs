@@ -7,6 +7,8 @@
 //! from a flag; the last one counts. Two gates: what was typed (the file by itself, each variable
 //! by itself), then what the program needs (all together).
 
+pub mod settings;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};

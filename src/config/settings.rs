@@ -1,0 +1,267 @@
+//! What the program itself is told, policy apart: where things lie, limits, addresses. Nothing here
+//! can change a decision but `[time] source`, which the log keeps from its beginning.
+//!
+//! Every key has a default; every one that bounds something says its unit.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Every section.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// `[log]`.
+    pub log: LogSettings,
+    /// `[time]`.
+    pub time: TimeSettings,
+    /// `[loop]`.
+    #[serde(rename = "loop")]
+    pub work: LoopSettings,
+    /// `[web]`.
+    pub web: WebSettings,
+    /// `[agent]`.
+    pub agent: AgentSettings,
+}
+
+/// `[log]`: the embedded log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogSettings {
+    /// Where it lies. Default `homeostat-data`; `--data`.
+    pub dir: PathBuf,
+    /// First part of the topics' names in causes. Default `homeostat.`; fixed when the log begins.
+    pub prefix: String,
+    /// `group`: a sync before anything is answered or seen; `never`: the system decides.
+    pub fsync: Fsync,
+    /// With `group` at most one sync in so long, ms. Default 10, 1..1000. More: fewer syncs, later answers.
+    pub sync_ms: u64,
+    /// Free space below which nothing more is taken in, MiB. Default 512.
+    pub min_free_mib: u64,
+    /// Blocks kept in memory, MiB. Default 64.
+    pub cache_mib: u64,
+    /// Changes kept in memory before they are written to files, MiB. Default 128.
+    pub write_buffer_mib: u64,
+    /// Newest records of each inbox kept in memory, MiB. Default 16.
+    pub tail_mib: u64,
+    /// Hours between copies of Analyze's rows, where `replay` starts. Default 24, 1..168.
+    pub copy_hours: u64,
+    /// How long the topics are kept, days. `events` is kept for ever.
+    pub keep_days: KeepDays,
+    /// How large `metrics` may grow, MiB; the oldest go first. Default 0: no limit of its own.
+    pub metrics_max_mib: u64,
+}
+
+/// `[log.keep_days]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KeepDays {
+    /// Default 7.
+    pub metrics: u64,
+    /// Default 7.
+    pub plan_inbox: u64,
+    /// Default 7.
+    pub cycles: u64,
+    /// Default 7.
+    pub directives: u64,
+    /// Default 30.
+    pub dead_letters: u64,
+}
+
+/// When the log is synced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fsync {
+    /// Before anything is answered or becomes visible, at most once per `sync_ms`.
+    #[default]
+    Group,
+    /// When the system likes: for benches.
+    Never,
+}
+
+/// `[time]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TimeSettings {
+    /// `log`: append time. `sample`: the sample's own, for simulation, backfill and tests. Fixed when the log begins.
+    pub source: Source,
+}
+
+/// Where a record's time comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// Append time.
+    #[default]
+    Log,
+    /// The sample's own.
+    Sample,
+}
+
+/// `[loop]`: the worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoopSettings {
+    /// Records before a commit is due. Default 4000.
+    pub flush_records: usize,
+    /// Longest wait for a commit, ms. Default 150.
+    pub flush_ms: i64,
+    /// How long rows in memory may be ahead of those on disk, ms. Default 1000: what a restart folds again.
+    pub apply_ms: i64,
+    /// Nodes kept decoded in memory. Default 65536, about 2.5 KB each.
+    pub cached_nodes: usize,
+    /// A Tick after so long without a record while an alarm stands, s. Default 5.
+    pub tick_s: i64,
+    /// How long a stop may take before it is cut short, s. Default 10.
+    pub stop_s: u64,
+}
+
+/// `[web]`: the door.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebSettings {
+    /// Where it listens: a loopback address and port (port 0: any free one). Default `127.0.0.1:1618`; `--listen`.
+    pub listen: String,
+    /// Largest body, KiB. Default 8192.
+    pub body_max_kib: usize,
+    /// Connections at a time. Default 1024; one more is answered 503 and closed.
+    pub connections_max: usize,
+    /// Followers (server-sent events) at a time. Default 128.
+    pub followers_max: usize,
+    /// How long a client may take to send its headers, or its whole body, s. Default 10.
+    pub read_timeout_s: u64,
+    /// How long a client may take to read a piece of an answer, s. Default 10.
+    pub write_timeout_s: u64,
+    /// Records of `metrics` that may wait for the loop; beyond, 429. Default 1,000,000.
+    pub queue_max: i64,
+    /// Gauges per node on `/metrics`. Default true.
+    pub node_series: bool,
+    /// For how many nodes at most. Default 1000.
+    pub node_series_max: usize,
+}
+
+/// `[agent]`: a node's side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AgentSettings {
+    /// Whether `run` brings one for this host. Default true; `--no-agent`.
+    pub enabled: bool,
+    /// The mesh. Default `local`.
+    pub mesh: String,
+    /// The node; empty: this host's name.
+    pub node: String,
+    /// How often it samples until it is told otherwise, s. Default 60, 1..3600.
+    pub interval_s: f64,
+    /// Peers to measure latency and loss to: addresses or names, with `:port` over TCP, else by ICMP echo.
+    pub peers: Vec<String>,
+    /// Measure to the neighbours and routers that the system knows, if `peers` is empty. Default true.
+    pub discover: bool,
+    /// Peers measured at most. Default 16.
+    pub peers_max: usize,
+    /// Probes per peer and sample. Default 5.
+    pub probes: u32,
+    /// How long a probe may take, ms. Default 1000.
+    pub probe_timeout_ms: u64,
+    /// `log` or `exec`.
+    pub executor: ExecutorKind,
+    /// With `exec`: per action kind the program and its arguments; `{value}` in an argument is what is ordered. A kind without one is refused.
+    pub exec: BTreeMap<String, Vec<String>>,
+    /// How long a program may run, s. Default 30.
+    pub exec_timeout_s: u64,
+    /// Samples and outcomes kept while nobody answers, KiB; the oldest go first. Default 8192.
+    pub buffer_kib: u64,
+    /// How long an answer may take, s. Default 10.
+    pub request_timeout_s: u64,
+}
+
+/// Who does what is ordered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutorKind {
+    /// Says what it would do and touches nothing.
+    #[default]
+    Log,
+    /// Runs the program of the action's kind.
+    Exec,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings {
+            dir: "homeostat-data".into(),
+            prefix: "homeostat.".into(),
+            fsync: Fsync::Group,
+            sync_ms: 10,
+            min_free_mib: 512,
+            cache_mib: 64,
+            write_buffer_mib: 128,
+            tail_mib: 16,
+            copy_hours: 24,
+            keep_days: KeepDays::default(),
+            metrics_max_mib: 0,
+        }
+    }
+}
+
+impl Default for KeepDays {
+    fn default() -> Self {
+        KeepDays {
+            metrics: 7,
+            plan_inbox: 7,
+            cycles: 7,
+            directives: 7,
+            dead_letters: 30,
+        }
+    }
+}
+
+impl Default for LoopSettings {
+    fn default() -> Self {
+        LoopSettings {
+            flush_records: 4000,
+            flush_ms: 150,
+            apply_ms: 1000,
+            cached_nodes: 65_536,
+            tick_s: 5,
+            stop_s: 10,
+        }
+    }
+}
+
+impl Default for WebSettings {
+    fn default() -> Self {
+        WebSettings {
+            listen: "127.0.0.1:1618".into(),
+            body_max_kib: 8192,
+            connections_max: 1024,
+            followers_max: 128,
+            read_timeout_s: 10,
+            write_timeout_s: 10,
+            queue_max: 1_000_000,
+            node_series: true,
+            node_series_max: 1000,
+        }
+    }
+}
+
+impl Default for AgentSettings {
+    fn default() -> Self {
+        AgentSettings {
+            enabled: true,
+            mesh: "local".into(),
+            node: String::new(),
+            interval_s: 60.0,
+            peers: Vec::new(),
+            discover: true,
+            peers_max: 16,
+            probes: 5,
+            probe_timeout_ms: 1000,
+            executor: ExecutorKind::Log,
+            exec: BTreeMap::new(),
+            exec_timeout_s: 30,
+            buffer_kib: 8192,
+            request_timeout_s: 10,
+        }
+    }
+}
