@@ -61,6 +61,12 @@ pub trait Source {
     /// It cannot be read.
     fn end(&mut self, of: TopicPartition) -> Result<i64, LogError>;
 
+    /// How far an inbox is folded and committed; `None` where that is not known, as in an export.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError>;
+
     /// Records at offsets from `from` to below `to`, at most about `records_max` at once. Every call
     /// moves `next` or fails.
     ///
