@@ -61,6 +61,13 @@ pub trait Source {
     /// It cannot be read.
     fn end(&mut self, of: TopicPartition) -> Result<i64, LogError>;
 
+    /// How far a running loop has folded an inbox, as committed; `None`: nobody says (an export: to
+    /// its end), or nothing was folded yet.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError>;
+
     /// Records at offsets from `from` to below `to`, at most about `records_max` at once. Every call
     /// moves `next` or fails.
     ///
