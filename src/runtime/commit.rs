@@ -466,18 +466,24 @@ fn check_evolved(
 
 /// Reads the mark; rows of another encoding are cleared (step 5).
 fn read_mark(store: &dyn Store, spec: &StageSpec) -> Result<Option<Mark>, Stop> {
-    let Some(bytes) = store.get(MARK_KEY)? else {
-        return Ok(None);
-    };
-    let mark = match bytes.split_first() {
-        Some((&MARK_VERSION, rest)) => postcard::from_bytes::<Mark>(rest).ok(),
-        _ => None,
-    };
-    let mark = mark.filter(|mark| mark.encoding == spec.encoding);
-    if mark.is_none() {
+    let mark = mark_of(store)?.filter(|mark| mark.encoding == spec.encoding);
+    if mark.is_none() && store.get(MARK_KEY)?.is_some() {
         store.clear()?;
     }
     Ok(mark)
+}
+
+/// What the rows in a store are a function of; `None`: there are none, or of a form that this
+/// program does not know. For who reads rows that are not its own.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn mark_of(store: &dyn Store) -> Result<Option<Mark>, StoreError> {
+    let bytes = store.get(MARK_KEY)?;
+    Ok(match bytes.as_deref().and_then(<[u8]>::split_first) {
+        Some((&MARK_VERSION, rest)) => postcard::from_bytes::<Mark>(rest).ok(),
+        _ => None,
+    })
 }
 
 fn write_mark(mark: &Mark) -> Vec<u8> {

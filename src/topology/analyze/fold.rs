@@ -58,7 +58,7 @@ impl AnalyzeFold {
     /// Analyze over the rows in `base`.
     pub fn new(base: &Rc<dyn Base>) -> Self {
         AnalyzeFold {
-            nodes: Table::new(1, base.clone()),
+            nodes: nodes_in(base),
             policies: Table::new(2, base.clone()),
             alarms: Alarms::new(3, base.clone()),
             stages: BTreeMap::new(),
@@ -304,6 +304,11 @@ impl Fold for AnalyzeFold {
         self.alarms.drain(&mut rows);
         rows
     }
+}
+
+/// The nodes' rows in a base, also for who only reads them.
+pub fn nodes_in(base: &Rc<dyn Base>) -> Table<NodeKey, NodeRow> {
+    Table::new(1, base.clone())
 }
 
 fn node_key(raw: &RawSample<'_>) -> Result<NodeKey, Fault> {
