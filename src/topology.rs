@@ -25,6 +25,11 @@ use crate::stream::{LEDGER_VERSION, Topic};
 
 /// The two stages.
 pub fn stages() -> Vec<Rc<StageSpec>> {
+    stages_keeping(analyze::NODES_KEPT)
+}
+
+/// The two stages, Analyze keeping about so many nodes decoded in memory.
+pub fn stages_keeping(nodes: usize) -> Vec<Rc<StageSpec>> {
     let analyze = StageSpec {
         name: "analyze",
         inbox: Topic::Metrics,
@@ -32,7 +37,7 @@ pub fn stages() -> Vec<Rc<StageSpec>> {
         urgent: &[Topic::PlanInbox],
         encoding: analyze::ENCODING,
         engine: analyze::ENGINE,
-        open: Rc::new(|_, base| Box::new(analyze::AnalyzeFold::new(&base))),
+        open: Rc::new(move |_, base| Box::new(analyze::AnalyzeFold::keeping(&base, nodes))),
     };
     let plan = StageSpec {
         name: "plan",

@@ -8,9 +8,15 @@ use homeostat::runtime::{
 };
 use homeostat::stream::Topic;
 
-/// How the suite gets at a back end. Every call of [`Harness::fresh`] begins with empty topics of
-/// two partitions; the group consumes `metrics`.
+/// How the suite gets at a back end. Every call of [`Harness::fresh`] begins with empty topics; the
+/// group consumes `metrics`.
 trait Harness {
+    /// Partitions of every topic: one or two.
+    fn partitions(&self) -> i32;
+
+    /// Whether several workers share the partitions; else a newer one fences an older.
+    fn shares(&self) -> bool;
+
     /// Empties everything.
     fn fresh(&mut self);
 
@@ -37,6 +43,14 @@ impl InMemory {
 }
 
 impl Harness for InMemory {
+    fn partitions(&self) -> i32 {
+        2
+    }
+
+    fn shares(&self) -> bool {
+        true
+    }
+
     fn fresh(&mut self) {
         *self = InMemory::new();
     }
@@ -55,8 +69,92 @@ fn the_simulated_log_conforms() {
     conforms(&mut InMemory::new());
 }
 
+#[cfg(feature = "io")]
+mod embedded {
+    use std::path::PathBuf;
+
+    use homeostat::config::settings::{Fsync, LogSettings};
+    use homeostat::embedded::{Embedded, Incoming};
+
+    use super::*;
+
+    /// A folder that is begun anew for every rule, and closed before a worker connects again, as a
+    /// process that ends and starts.
+    pub struct OnDisk {
+        dir: PathBuf,
+        fsync: Fsync,
+        log: Option<Embedded>,
+    }
+
+    impl OnDisk {
+        pub fn new(name: &str, fsync: Fsync) -> Self {
+            let dir = format!("homeostat-conformance-{name}-{}", std::process::id());
+            OnDisk {
+                dir: std::env::temp_dir().join(dir),
+                fsync,
+                log: None,
+            }
+        }
+
+        fn log(&mut self) -> &Embedded {
+            let settings = LogSettings {
+                dir: self.dir.clone(),
+                fsync: self.fsync,
+                min_free_mib: 0,
+                ..LogSettings::default()
+            };
+            let open = || Embedded::open(&settings, TimeSource::Log).unwrap();
+            self.log.get_or_insert_with(open)
+        }
+    }
+
+    impl Drop for OnDisk {
+        fn drop(&mut self) {
+            self.log = None;
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    impl Harness for OnDisk {
+        fn partitions(&self) -> i32 {
+            1
+        }
+
+        fn shares(&self) -> bool {
+            false
+        }
+
+        fn fresh(&mut self) {
+            self.log = None;
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+
+        fn connect(&mut self, _worker: &str) -> Box<dyn Log> {
+            self.log().worker(&[Topic::Metrics]).0
+        }
+
+        fn append(&mut self, to: TopicPartition, value: &[u8]) {
+            let record = Incoming {
+                time: Time(0),
+                key: b"k".to_vec(),
+                value: value.to_vec(),
+            };
+            self.log().append(to.topic, vec![record]).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_embedded_log_conforms() {
+        conforms(&mut OnDisk::new("group", Fsync::Group));
+        conforms(&mut OnDisk::new("never", Fsync::Never));
+    }
+}
+
 fn conforms(harness: &mut dyn Harness) {
-    for (name, rule) in RULES {
+    for (name, rule, of_groups) in RULES {
+        if *of_groups && !harness.shares() {
+            continue;
+        }
         harness.fresh();
         println!("{name}");
         rule(harness);
@@ -65,32 +163,50 @@ fn conforms(harness: &mut dyn Harness) {
 
 type Rule = fn(&mut dyn Harness);
 
-const RULES: &[(&str, Rule)] = &[
+/// Each with its name, and whether it is about several workers that share the partitions.
+const RULES: &[(&str, Rule, bool)] = &[
     (
         "records come in order, once, from where they are asked for",
         in_order,
+        false,
     ),
-    ("no record comes before it is asked for", nothing_unasked),
+    (
+        "no record comes before it is asked for",
+        nothing_unasked,
+        false,
+    ),
     (
         "a commit makes outputs and positions visible together",
         all_together,
+        false,
     ),
-    ("a commit says where each partition ends", ends),
-    ("a bounded read ends where it is told", bounded),
-    ("a position carries its times", times_carried),
-    ("an older worker of the same name cannot commit", fenced),
+    ("a commit says where each partition ends", ends, false),
+    ("a bounded read ends where it is told", bounded, false),
+    ("a position carries its times", times_carried, false),
+    (
+        "an older worker of the same name cannot commit",
+        fenced,
+        false,
+    ),
     (
         "a second member gets its share after the first let go of it",
         shares,
+        true,
     ),
     (
         "what was revoked is told before anything new comes",
         revoked_first,
+        true,
     ),
-    ("an append stands at the offset that it is told", appended),
+    (
+        "an append stands at the offset that it is told",
+        appended,
+        false,
+    ),
     (
         "headers, empty keys and empty values survive",
         bytes_survive,
+        false,
     ),
 ];
 
@@ -142,9 +258,10 @@ fn poll(log: &mut dyn Log, enough: impl Fn(&Polled) -> bool) -> (Polled, Vec<Top
     panic!("nothing more came: {all:?}");
 }
 
-fn joined(harness: &mut dyn Harness, name: &str, inboxes: usize) -> Box<dyn Log> {
+fn joined(harness: &mut dyn Harness, name: &str) -> Box<dyn Log> {
+    let partitions = harness.partitions() as usize;
     let mut log = harness.connect(name);
-    poll(&mut *log, |all| all.assigned.len() >= inboxes);
+    poll(&mut *log, |all| all.assigned.len() >= partitions);
     log
 }
 
@@ -168,7 +285,7 @@ fn read_all(log: &mut dyn Log, of: TopicPartition) -> Vec<Record> {
 
 fn in_order(harness: &mut dyn Harness) {
     (0..5).for_each(|n| harness.append(inbox(0), format!("{n}").as_bytes()));
-    let mut log = joined(harness, "w", 2);
+    let mut log = joined(harness, "w");
     log.go_on(inbox(0), 2).unwrap();
     let (polled, _) = poll(&mut *log, |all| all.records.len() >= 3);
     assert_eq!(values(&polled.records), ["2", "3", "4"]);
@@ -181,7 +298,7 @@ fn in_order(harness: &mut dyn Harness) {
 
 fn nothing_unasked(harness: &mut dyn Harness) {
     harness.append(inbox(0), b"0");
-    let mut log = joined(harness, "w", 2);
+    let mut log = joined(harness, "w");
     for _ in 0..3 {
         let polled = log.poll(10, Span(0), &mut |_| {}).unwrap();
         assert_eq!(polled.records, []);
@@ -189,34 +306,42 @@ fn nothing_unasked(harness: &mut dyn Harness) {
 }
 
 fn all_together(harness: &mut dyn Harness) {
-    let mut log = joined(harness, "w", 2);
-    assert_eq!(log.position(inbox(1)).unwrap(), None);
+    let last = harness.partitions() - 1;
+    let mut log = joined(harness, "w");
+    assert_eq!(log.position(inbox(last)).unwrap(), None);
+    let cycles = TopicPartition {
+        topic: Topic::Cycles,
+        partition: 0,
+    };
     log.commit(
-        vec![out(events(0), "a"), out(events(1), "b")],
-        &[(inbox(1), at(4))],
+        vec![out(events(last), "a"), out(cycles, "b")],
+        &[(inbox(last), at(4))],
     )
     .unwrap();
-    assert_eq!(log.position(inbox(1)).unwrap(), Some(at(4)));
-    assert_eq!(log.position(inbox(0)).unwrap(), None);
-    for (partition, value) in [(0, b"a"), (1, b"b")] {
-        let records = read_all(&mut *log, events(partition));
+    assert_eq!(log.position(inbox(last)).unwrap(), Some(at(4)));
+    if last > 0 {
+        assert_eq!(log.position(inbox(0)).unwrap(), None);
+    }
+    for (of, value) in [(events(last), b"a"), (cycles, b"b")] {
+        let records = read_all(&mut *log, of);
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].value, value);
     }
 }
 
 fn ends(harness: &mut dyn Harness) {
-    let mut log = joined(harness, "w", 2);
+    let of = events(harness.partitions() - 1);
+    let mut log = joined(harness, "w");
     for round in 0..3 {
-        let outputs = vec![out(events(1), "a"), out(events(1), "b")];
+        let outputs = vec![out(of, "a"), out(of, "b")];
         let ends = log.commit(outputs, &[(inbox(0), at(round))]).unwrap();
-        let last = read_all(&mut *log, events(1)).pop().unwrap();
-        assert_eq!(ends, [(events(1), last.offset + 1)]);
+        let last = read_all(&mut *log, of).pop().unwrap();
+        assert_eq!(ends, [(of, last.offset + 1)]);
     }
 }
 
 fn bounded(harness: &mut dyn Harness) {
-    let mut log = joined(harness, "w", 2);
+    let mut log = joined(harness, "w");
     for n in 0..4 {
         let outputs = vec![out(events(0), &n.to_string())];
         log.commit(outputs, &[(inbox(0), at(n))]).unwrap();
@@ -232,7 +357,7 @@ fn bounded(harness: &mut dyn Harness) {
 }
 
 fn times_carried(harness: &mut dyn Harness) {
-    let mut log = joined(harness, "w", 2);
+    let mut log = joined(harness, "w");
     let position = Position {
         next: 1 << 40,
         time: Time(1_767_225_600_123),
@@ -245,7 +370,7 @@ fn times_carried(harness: &mut dyn Harness) {
 }
 
 fn fenced(harness: &mut dyn Harness) {
-    let mut old = joined(harness, "w", 2);
+    let mut old = joined(harness, "w");
     let mut new = harness.connect("w");
     let refused = old.commit(vec![out(events(0), "late")], &[(inbox(0), at(9))]);
     assert!(matches!(refused, Err(CommitError::Fatal(_))), "{refused:?}");
@@ -255,7 +380,7 @@ fn fenced(harness: &mut dyn Harness) {
 }
 
 fn shares(harness: &mut dyn Harness) {
-    let mut first = joined(harness, "a", 2);
+    let mut first = joined(harness, "a");
     let mut second = harness.connect("b");
     let (mut lost, mut got) = (Vec::new(), Vec::new());
     for _ in 0..POLLS_MAX {
@@ -277,7 +402,7 @@ fn shares(harness: &mut dyn Harness) {
 fn revoked_first(harness: &mut dyn Harness) {
     harness.append(inbox(0), b"0");
     harness.append(inbox(1), b"1");
-    let mut first = joined(harness, "a", 2);
+    let mut first = joined(harness, "a");
     let _second = harness.connect("b").poll(10, Span(100), &mut |_| {});
     for partition in [0, 1] {
         first.go_on(inbox(partition), 0).unwrap();
@@ -294,7 +419,7 @@ fn revoked_first(harness: &mut dyn Harness) {
 }
 
 fn appended(harness: &mut dyn Harness) {
-    let mut log = joined(harness, "w", 2);
+    let mut log = joined(harness, "w");
     log.commit(vec![out(inbox(0), "x")], &[]).unwrap();
     let offset = log.append(out(inbox(0), "tick")).unwrap();
     let records = read_all(&mut *log, inbox(0));
@@ -303,7 +428,7 @@ fn appended(harness: &mut dyn Harness) {
 }
 
 fn bytes_survive(harness: &mut dyn Harness) {
-    let mut log = joined(harness, "w", 2);
+    let mut log = joined(harness, "w");
     let mut empty = out(events(0), "");
     empty.key.clear();
     let full = out(events(0), "\u{0}\u{1}");

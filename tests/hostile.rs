@@ -251,6 +251,10 @@ impl Fold for Fragile {
     fn evolve(&mut self, value: &[u8]) -> Result<(), Reject> {
         self.0.evolve(value)
     }
+    fn changed(&self) -> usize {
+        self.0.changed()
+    }
+
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         self.0.drain()
     }

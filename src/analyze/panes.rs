@@ -52,6 +52,60 @@ struct Sums {
     counts: [u32; 8],
 }
 
+impl ClosedPane {
+    /// The pane's bytes: a mask of the metrics that it has, then per metric the count (LEB128), the
+    /// sum and, of more than one reading, least and greatest (f64, little-endian).
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![0];
+        for (i, slice) in self.slices.iter().enumerate().filter(|(_, s)| s.count > 0) {
+            out[0] |= 1 << i;
+            let mut count = slice.count;
+            while count >= 0x80 {
+                out.push(count as u8 | 0x80);
+                count >>= 7;
+            }
+            out.push(count as u8);
+            out.extend(slice.sum.to_le_bytes());
+            if slice.count > 1 {
+                out.extend(slice.min.to_le_bytes());
+                out.extend(slice.max.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    /// Reads a pane back; `None` when the bytes are none.
+    pub fn decode(start: EventTime, bytes: &[u8]) -> Option<Self> {
+        let (&mask, mut rest) = bytes.split_first()?;
+        let float = |rest: &mut &[u8]| {
+            let (bytes, left) = rest.split_first_chunk::<8>()?;
+            *rest = left;
+            Some(f64::from_le_bytes(*bytes))
+        };
+        let mut slices = [Slice::default(); 8];
+        for (i, slice) in slices.iter_mut().enumerate() {
+            if mask & (1 << i) == 0 {
+                continue;
+            }
+            for shift in (0..32).step_by(7) {
+                let (&byte, left) = rest.split_first()?;
+                rest = left;
+                slice.count |= u32::from(byte & 0x7f) << shift;
+                if byte & 0x80 == 0 {
+                    break;
+                }
+            }
+            slice.sum = float(&mut rest)?;
+            (slice.min, slice.max) = match slice.count {
+                0 => return None,
+                1 => (slice.sum, slice.sum),
+                _ => (float(&mut rest)?, float(&mut rest)?),
+            };
+        }
+        rest.is_empty().then_some(ClosedPane { start, slices })
+    }
+}
+
 impl Panes {
     /// Adds a reading and moves the confirmations; answers the pane that it closed.
     ///

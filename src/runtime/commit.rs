@@ -54,6 +54,19 @@ pub struct Mark {
     pub evolved: i64,
 }
 
+impl Mark {
+    /// Its row's key in a store; no table has it.
+    pub const KEY: &[u8] = &[0];
+
+    /// Reads a mark; `None` when it is written in a way that this program does not know.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes.split_first() {
+            Some((&MARK_VERSION, rest)) => postcard::from_bytes(rest).ok(),
+            _ => None,
+        }
+    }
+}
+
 /// The process no longer knows the truth, or the log and the rows do not belong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
@@ -159,6 +172,8 @@ pub(super) struct Running {
     pub(super) outputs: Vec<Outgoing>,
     /// Records folded since the last commit.
     pub(super) folded: usize,
+    /// Records folded aloud since it was opened, for people.
+    pub(super) folded_in_all: u64,
     /// One of the outputs should not wait.
     pub(super) urgent: bool,
     /// Alarms that are due had to stay.
@@ -201,6 +216,7 @@ impl Running {
             spec: spec.clone(),
             outputs: Vec::new(),
             folded: 0,
+            folded_in_all: 0,
             urgent: false,
             rest_due: false,
             below,
@@ -238,6 +254,7 @@ impl Running {
         }
         self.rest_due = folded.rest_due;
         self.folded += 1;
+        self.folded_in_all += 1;
         self.unapplied += 1;
         self.last = Some(record);
         Ok(true)
@@ -262,6 +279,11 @@ impl Running {
         self.unapplied
     }
 
+    /// How many rows in memory are ahead of those on disk.
+    pub(super) fn changed(&mut self) -> usize {
+        self.task.fold_mut().changed()
+    }
+
     /// Writes the rows: step 3. Only to be called when everything folded is committed.
     pub(super) fn apply(&mut self) -> Result<(), Stop> {
         assert_eq!(
@@ -278,7 +300,7 @@ impl Running {
         self.mark.evolved = self.evolved;
         self.mark.engine = self.spec.engine.to_owned();
         let mut rows: Rows = self.task.fold_mut().drain();
-        rows.push((MARK_KEY.to_vec(), Some(write_mark(&self.mark))));
+        rows.push((Mark::KEY.to_vec(), Some(write_mark(&self.mark))));
         self.below.store().write(rows)?;
         self.unapplied = 0;
         Ok(())
@@ -467,7 +489,7 @@ fn check_evolved(
 /// Reads the mark; rows of another encoding are cleared (step 5).
 fn read_mark(store: &dyn Store, spec: &StageSpec) -> Result<Option<Mark>, Stop> {
     let mark = mark_of(store)?.filter(|mark| mark.encoding == spec.encoding);
-    if mark.is_none() && store.get(MARK_KEY)?.is_some() {
+    if mark.is_none() && store.get(Mark::KEY)?.is_some() {
         store.clear()?;
     }
     Ok(mark)
@@ -479,11 +501,7 @@ fn read_mark(store: &dyn Store, spec: &StageSpec) -> Result<Option<Mark>, Stop> 
 /// # Errors
 /// The store cannot be read.
 pub fn mark_of(store: &dyn Store) -> Result<Option<Mark>, StoreError> {
-    let bytes = store.get(MARK_KEY)?;
-    Ok(match bytes.as_deref().and_then(<[u8]>::split_first) {
-        Some((&MARK_VERSION, rest)) => postcard::from_bytes::<Mark>(rest).ok(),
-        _ => None,
-    })
+    Ok(store.get(Mark::KEY)?.as_deref().and_then(Mark::decode))
 }
 
 fn write_mark(mark: &Mark) -> Vec<u8> {
@@ -508,9 +526,6 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         text
     })
 }
-
-/// The mark's row; no table has this key.
-const MARK_KEY: &[u8] = &[0];
 
 /// First byte of the mark: how the rest is written.
 const MARK_VERSION: u8 = 1;

@@ -584,6 +584,10 @@ mod tests {
             unreachable!("bells have no events")
         }
 
+        fn changed(&self) -> usize {
+            0
+        }
+
         fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
             Vec::new()
         }

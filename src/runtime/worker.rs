@@ -71,6 +71,10 @@ pub struct Config {
     pub flush_gap: Span,
     /// Records folded before the rows are written. Default 10,000: what a restart folds again.
     pub apply_records: usize,
+    /// Changed rows in memory before they are written. Default 16,384.
+    pub apply_rows: usize,
+    /// Longest time that rows on disk lag a commit. Default 1 s.
+    pub apply_every: Span,
     /// Without a record for so long, the owner appends a Tick while an alarm stands. Default 5 s.
     pub tick_after: Span,
     /// Commits that may fail in a row. Default 20.
@@ -87,6 +91,8 @@ impl Default for Config {
             flush_every: Span(150),
             flush_gap: Span(5),
             apply_records: 10_000,
+            apply_rows: 16_384,
+            apply_every: Span::seconds(1),
             tick_after: Span::seconds(5),
             commit_failures_max: 20,
         }
@@ -115,12 +121,28 @@ pub struct Worker {
     /// When the last commit ended, and how long it took.
     last_commit: (i64, i64),
     commit_failures: u32,
+    tally: Tally,
+}
+
+/// What a worker did since it began, for people: decides nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Commits that succeeded.
+    pub commits: u64,
+    /// Commits that did not.
+    pub commits_failed: u64,
+    /// Times that rows were written.
+    pub applies: u64,
+    /// Ticks appended.
+    pub ticks: u64,
 }
 
 struct Slot {
     running: Running,
     /// When a record last came.
     heard_ms: i64,
+    /// When the rows were last written, or began to lag.
+    applied_ms: i64,
     /// The offset of a Tick that was appended and is not folded yet.
     tick: Option<i64>,
 }
@@ -149,6 +171,7 @@ impl Worker {
             slots: BTreeMap::new(),
             last_commit: (now, 0),
             commit_failures: 0,
+            tally: Tally::default(),
         })
     }
 
@@ -182,6 +205,7 @@ impl Worker {
         if self.flush_due(now) {
             self.flush()?;
         }
+        self.apply_lagging(now)?;
         self.tick(now)?;
         let idle = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.running.folded == 0);
         Ok(Turn {
@@ -197,6 +221,28 @@ impl Worker {
     pub fn finish(&mut self) -> Result<(), Stop> {
         self.flush()?;
         self.running().try_for_each(|slot| slot.running.apply())
+    }
+
+    /// What it did so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Records folded per stage since its task was opened.
+    pub fn folded(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let slots = self.slots.values().flatten();
+        slots.map(|slot| (slot.running.spec.name, slot.running.folded_in_all))
+    }
+
+    /// How long a poll may wait for records without anything being late.
+    pub fn patience(&self) -> Span {
+        let waiting = self.slots.values().flatten();
+        let waiting = waiting.map(|slot| (slot.running.folded, slot.running.unapplied()));
+        match waiting.max() {
+            Some((1.., _)) => Span(self.config.flush_gap.0.max(1)),
+            Some((0, 1..)) => self.config.apply_every,
+            _ => self.config.tick_after,
+        }
     }
 
     /// The inbox partitions assigned, and whether each is open.
@@ -225,6 +271,7 @@ impl Worker {
                     *slot = Some(Slot {
                         running,
                         heard_ms,
+                        applied_ms: heard_ms,
                         tick: None,
                     });
                 }
@@ -278,15 +325,34 @@ impl Worker {
         let now = self.clock.now_ms();
         self.last_commit = (now, now - begun);
         self.commit_failures = 0;
-        let lag_max = self.config.apply_records;
+        self.tally.commits += 1;
+        let (records_max, rows_max) = (self.config.apply_records, self.config.apply_rows);
+        let mut applies = 0;
         for slot in self.running() {
             if slot.running.folded > 0 {
                 slot.running.committed(ends);
             }
-            if slot.running.unapplied() >= lag_max {
-                slot.running.apply()?;
+            if slot.running.unapplied() >= records_max || slot.running.changed() >= rows_max {
+                slot.apply(now)?;
+                applies += 1;
             }
         }
+        self.tally.applies += applies;
+        Ok(())
+    }
+
+    /// Writes the rows that lag too long; those that hold what is not committed wait for that.
+    fn apply_lagging(&mut self, now: i64) -> Result<(), Stop> {
+        let every = self.config.apply_every.0;
+        let mut applies = 0;
+        for slot in self.running() {
+            let lags = slot.running.unapplied() > 0 && slot.running.folded == 0;
+            if lags && now - slot.applied_ms >= every {
+                slot.apply(now)?;
+                applies += 1;
+            }
+        }
+        self.tally.applies += applies;
         Ok(())
     }
 
@@ -300,6 +366,7 @@ impl Worker {
             self.slots.insert(*inbox, None);
         }
         self.commit_failures += 1;
+        self.tally.commits_failed += 1;
         if self.commit_failures > self.config.commit_failures_max {
             return Err(Stop::Commit {
                 failures: self.commit_failures,
@@ -329,8 +396,16 @@ impl Worker {
                     headers: Vec::new(),
                 })?);
                 slot.heard_ms = now;
+                self.tally.ticks += 1;
             }
         }
         Ok(())
+    }
+}
+
+impl Slot {
+    fn apply(&mut self, now: i64) -> Result<(), Stop> {
+        self.applied_ms = now;
+        self.running.apply()
     }
 }

@@ -138,6 +138,11 @@ impl Alarms {
         self.hints.rollback();
     }
 
+    /// See [`Table::changed`].
+    pub fn changed(&self) -> usize {
+        self.hints.changed()
+    }
+
     /// See [`Table::drain`].
     pub fn drain(&mut self, out: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>) {
         self.hints.drain(out);

@@ -208,6 +208,16 @@ impl Ledger {
         self.waiting.rollback();
     }
 
+    /// See [`Table::changed`].
+    pub fn changed(&self) -> usize {
+        self.partition.changed()
+            + self.meshes.changed()
+            + self.nodes.changed()
+            + self.agenda.changed()
+            + self.slots.changed()
+            + self.waiting.changed()
+    }
+
     /// See [`Table::drain`].
     pub fn drain(&mut self, out: &mut Vec<(Vec<u8>, Option<Vec<u8>>)>) {
         self.partition.drain(out);

@@ -9,7 +9,19 @@ pub use alarm::Alarms;
 pub use ledger::{ByTime, InQueue, LEDGER_VERSION, Ledger, Whole};
 pub use table::{Base, Key, NoBase, Row, RowError, Table, read_name, write_name};
 
-use crate::model::{Cause, Span, Time};
+use crate::model::{Cause, NodeKey, Span, Time};
+
+/// First byte of the keys of rows that no fold reads: windows, ordered by time. A store may keep
+/// them apart and drops the old ones by range.
+pub const WINDOWS: u8 = 0xF0;
+
+/// The key of a node's window that begins at `start` (ms, the node's own time), without its first
+/// byte.
+pub fn window_key(start: i64, key: &NodeKey) -> Vec<u8> {
+    let mut bytes = ((start as u64) ^ (1 << 63)).to_be_bytes().to_vec();
+    key.write(&mut bytes);
+    bytes
+}
 
 /// Most events that one record may cause; the rest follow by an alarm due at once.
 pub const EVENTS_PER_RECORD: usize = 256;
@@ -209,6 +221,9 @@ pub trait Fold {
     /// # Errors
     /// It cannot be decoded: a newer engine's event or schema; the process must stop.
     fn evolve(&mut self, value: &[u8]) -> Result<(), Reject>;
+
+    /// How many rows changed since they were last drained.
+    fn changed(&self) -> usize;
 
     /// Rows changed since they were last drained, for one atomic write: key and new bytes, `None`
     /// to delete.

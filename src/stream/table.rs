@@ -325,6 +325,12 @@ impl<K: Key, V: Row> Table<K, V> {
         }
     }
 
+    /// How many rows changed since they were last drained.
+    pub fn changed(&self) -> usize {
+        let rows = self.rows.borrow();
+        rows.living.len() + rows.gone.len() - rows.clean
+    }
+
     /// Appends the changed rows, in order, and counts them as unchanged from now on: the driver
     /// writes them to the base before anything else is read. (So a table without a base must not be
     /// drained.)

@@ -197,6 +197,10 @@ impl Fold for PlanFold {
         Ok(())
     }
 
+    fn changed(&self) -> usize {
+        self.ledger.changed() + self.alarms.changed()
+    }
+
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut rows = Vec::new();
         self.ledger.drain(&mut rows);

@@ -248,6 +248,10 @@ impl Fold for Count {
         unreachable!("count is folded again")
     }
 
+    fn changed(&self) -> usize {
+        self.nodes.changed() + self.alarms.changed()
+    }
+
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let mut rows = Vec::new();
         self.nodes.drain(&mut rows);
@@ -493,6 +497,10 @@ impl Fold for Decide {
         self.meshes.put(name.clone(), Some(mesh));
         self.alarms.moved(name.0.as_bytes(), before, after);
         Ok(())
+    }
+
+    fn changed(&self) -> usize {
+        self.meshes.changed() + self.alarms.changed()
     }
 
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {

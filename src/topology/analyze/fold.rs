@@ -11,6 +11,7 @@ use crate::model::{
 use crate::monitor::{self, Fault};
 use crate::stream::{
     Alarms, At, Base, Fold, Key, Output, Reject, Row, RowError, Signal, Stage, Table, To, Topic,
+    WINDOWS, window_key,
 };
 use crate::wire;
 
@@ -25,6 +26,10 @@ pub struct AnalyzeFold {
     /// What the policies' texts mean; made when first needed.
     stages: BTreeMap<PolicyId, Rc<AnalyzeStage>>,
     counts: Counts,
+    /// Panes closed since the rows were drained: written, never read here.
+    windows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// How many of them stood when the record began.
+    windows_before: usize,
 }
 
 /// What became of the records since the fold was made; for people, decides nothing.
@@ -57,12 +62,19 @@ impl Row for PolicyRow {
 impl AnalyzeFold {
     /// Analyze over the rows in `base`.
     pub fn new(base: &Rc<dyn Base>) -> Self {
+        AnalyzeFold::keeping(base, NODES_KEPT)
+    }
+
+    /// The same, keeping about so many nodes' rows decoded in memory.
+    pub fn keeping(base: &Rc<dyn Base>, nodes: usize) -> Self {
         AnalyzeFold {
-            nodes: nodes_in(base),
+            nodes: nodes_in(base).with_clean_max(nodes),
             policies: Table::new(2, base.clone()),
             alarms: Alarms::new(3, base.clone()),
             stages: BTreeMap::new(),
             counts: Counts::default(),
+            windows: Vec::new(),
+            windows_before: 0,
         }
     }
 
@@ -157,8 +169,11 @@ impl AnalyzeFold {
                 let node = key.node.as_str().as_bytes().to_vec();
                 (Topic::Cycles, node, wire::encode_cycle(&cycle))
             }
-            Said::Pane(_) => {
+            Said::Pane(pane) => {
                 self.counts.panes += 1;
+                let mut row = vec![WINDOWS];
+                row.extend(window_key(pane.start.0, key));
+                self.windows.push((row, Some(pane.encode())));
                 return Ok(());
             }
             Said::Duplicate => {
@@ -282,6 +297,7 @@ impl Fold for AnalyzeFold {
         self.nodes.begin();
         self.policies.begin();
         self.alarms.begin();
+        self.windows_before = self.windows.len();
     }
 
     fn accept(&mut self) {}
@@ -290,6 +306,7 @@ impl Fold for AnalyzeFold {
         self.nodes.rollback();
         self.policies.rollback();
         self.alarms.rollback();
+        self.windows.truncate(self.windows_before);
     }
 
     /// Nothing: Analyze keeps no events, it is re-folded from its inbox.
@@ -297,8 +314,13 @@ impl Fold for AnalyzeFold {
         Ok(())
     }
 
+    fn changed(&self) -> usize {
+        self.nodes.changed() + self.policies.changed() + self.alarms.changed() + self.windows.len()
+    }
+
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
-        let mut rows = Vec::new();
+        self.windows_before = 0;
+        let mut rows = std::mem::take(&mut self.windows);
         self.nodes.drain(&mut rows);
         self.policies.drain(&mut rows);
         self.alarms.drain(&mut rows);
@@ -331,6 +353,9 @@ fn reject(fault: Fault) -> Reject {
         detail: format!("field {}", fault.field),
     }
 }
+
+/// Nodes kept decoded where nobody says how many.
+pub const NODES_KEPT: usize = 65_536;
 
 /// Parsed policies kept at a time: a memo of a pure function.
 const STAGES_MAX: usize = 64;

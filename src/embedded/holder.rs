@@ -1,0 +1,119 @@
+//! Who holds a folder: one process, by a lock on `lock` that ends with it; `holder.json` beside it
+//! says who, for people and for commands.
+
+use std::fmt;
+use std::fs::{self, File, TryLockError};
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Time;
+
+use super::EmbeddedError;
+
+/// Who holds a folder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub pid: u32,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// Where its door listens, once it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub listen: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.pid == 0 {
+            return f.write_str("another process");
+        }
+        write!(f, "process {} since {}", self.pid, self.since)?;
+        if self.listen.is_empty() {
+            return Ok(());
+        }
+        write!(f, " (its door: {})", self.listen)
+    }
+}
+
+/// The hold on a folder: it ends when this is dropped, or with the process.
+pub(super) struct Lock {
+    _file: File,
+}
+
+/// Takes hold of a folder.
+pub(super) fn take(dir: &Path) -> Result<Lock, EmbeddedError> {
+    let path = dir.join(LOCK);
+    let file = File::options()
+        .create(true)
+        .append(true)
+        .open(&path)
+        .map_err(|error| failed("opening", &path, &error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(held(dir)),
+        Err(TryLockError::Error(error)) => return Err(failed("locking", &path, &error)),
+    }
+    announce(dir, "")?;
+    Ok(Lock { _file: file })
+}
+
+/// Fails when somebody holds a folder.
+pub(super) fn ensure_free(dir: &Path) -> Result<(), EmbeddedError> {
+    let Ok(file) = File::open(dir.join(LOCK)) else {
+        return Ok(());
+    };
+    match file.try_lock_shared() {
+        Err(TryLockError::WouldBlock) => Err(held(dir)),
+        // A file system without locks has no holder either.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+    }
+}
+
+/// Writes who holds the folder.
+pub(super) fn announce(dir: &Path, listen: &str) -> Result<(), EmbeddedError> {
+    let path = dir.join(HOLDER);
+    let before = read(dir);
+    let pid = std::process::id();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as i64;
+    let since = match before {
+        Some(before) if before.pid == pid && !listen.is_empty() => before.since,
+        _ => Time(now - now % 1000).to_string(),
+    };
+    let holder = Holder {
+        pid,
+        since,
+        listen: listen.to_owned(),
+    };
+    let text = serde_json::to_vec(&holder).expect("a holder is plain data");
+    let partial = dir.join(format!("{HOLDER}.partial"));
+    fs::write(&partial, text)
+        .and_then(|()| fs::rename(&partial, &path))
+        .map_err(|error| failed("writing", &path, &error))
+}
+
+fn read(dir: &Path) -> Option<Holder> {
+    serde_json::from_slice(&fs::read(dir.join(HOLDER)).ok()?).ok()
+}
+
+fn held(dir: &Path) -> EmbeddedError {
+    EmbeddedError::Held {
+        dir: dir.display().to_string(),
+        holder: read(dir).unwrap_or_default(),
+    }
+}
+
+fn failed(attempt: &str, path: &Path, error: &std::io::Error) -> EmbeddedError {
+    let path = path.display();
+    EmbeddedError::Failed(format!(
+        "{attempt} {path}: {error}; expected a folder that this user may write (--data names one)"
+    ))
+}
+
+const LOCK: &str = "lock";
+
+const HOLDER: &str = "holder.json";
