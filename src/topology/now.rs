@@ -8,6 +8,10 @@
 //!    be read; else from its last event, as at a past moment.
 //!
 //! Rows of another encoding are not read: then all of `events` is evolved.
+//!
+//! Rows that a running loop writes meanwhile are no basis for what was decided before: then it is
+//! done again, and after some times in vain the rows are answered as they stand, without the tail:
+//! each node's is whole, and they lag by no more than the loop lets them.
 
 use std::rc::Rc;
 
@@ -97,6 +101,9 @@ pub enum NowError {
     /// The rows.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The rows were written while they were read.
+    #[error("reading rows: the loop writes them too often; ask again, or for fewer nodes")]
+    Moved,
     /// An event that cannot be evolved.
     #[error(
         "reading record {offset} of {of}: {detail}; `homeostat replay --events-only` looks closer"
@@ -115,6 +122,8 @@ pub enum NowError {
 pub struct Now {
     ledger: Ledger,
     plan: Rc<Below>,
+    /// Up to where Plan's rows hold `events`; `None`: they are not read.
+    evolved: Option<i64>,
     heard: Option<(Table<NodeKey, analyze::NodeRow>, Rc<Below>)>,
     time: Time,
 }
@@ -123,12 +132,19 @@ impl Now {
     /// Reads the rows of stages `plan` and `analyze`, and what `events` says since.
     ///
     /// # Errors
-    /// Rows or events cannot be read.
+    /// Rows or events cannot be read, or [`NowError::Moved`].
     pub fn read(
         plan: Rc<dyn Store>,
         analyze: Rc<dyn Store>,
         source: &mut dyn Source,
     ) -> Result<Now, NowError> {
+        let mut now = Now::open(plan, analyze)?;
+        now.evolve(source)?;
+        Ok(now)
+    }
+
+    /// The rows as they stand.
+    fn open(plan: Rc<dyn Store>, analyze: Rc<dyn Store>) -> Result<Now, NowError> {
         let mark = mark_of(&*plan)?.filter(|mark| mark.encoding == u32::from(LEDGER_VERSION));
         let heard_mark = mark_of(&*analyze)?.filter(|mark| mark.encoding == analyze::ENCODING);
         let below = Rc::new(Below::new(plan));
@@ -143,14 +159,13 @@ impl Now {
         });
         let folded = [&mark, &heard_mark].into_iter().flatten();
         let times = folded.filter_map(|mark| mark.position.map(|position| position.time));
-        let mut now = Now {
+        Ok(Now {
             ledger: Ledger::new(&base),
             plan: below,
             heard,
             time: times.max().unwrap_or_default(),
-        };
-        now.evolve(mark.map_or(0, |mark| mark.evolved), source)?;
-        Ok(now)
+            evolved: mark.map(|mark| mark.evolved),
+        })
     }
 
     /// The nodes asked for, in order.
@@ -177,8 +192,8 @@ impl Now {
         Ok(nodes)
     }
 
-    /// Plan's rows, for who asks more than where nodes stand; [`Now::check`] says whether they
-    /// could be read.
+    /// Plan's rows, for who asks more than where nodes stand; [`Now::check`] says afterwards
+    /// whether they told the truth.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
@@ -186,9 +201,16 @@ impl Now {
     /// Whether every read of Plan's rows so far told the truth.
     ///
     /// # Errors
-    /// The first that failed.
-    pub fn check(&self) -> Result<(), StoreError> {
-        self.plan.check()
+    /// One failed, or the rows were written meanwhile.
+    pub fn check(&self) -> Result<(), NowError> {
+        self.plan.check()?;
+        let Some(evolved) = self.evolved else {
+            return Ok(());
+        };
+        match mark_of(self.plan.store())? {
+            Some(mark) if mark.evolved == evolved => Ok(()),
+            _ => Err(NowError::Moved),
+        }
     }
 
     /// The moment: append time of the last record that is known of.
@@ -196,10 +218,10 @@ impl Now {
         self.time
     }
 
-    fn evolve(&mut self, from: i64, source: &mut dyn Source) -> Result<(), NowError> {
+    fn evolve(&mut self, source: &mut dyn Source) -> Result<(), NowError> {
         let of = only(Topic::Events);
         let end = source.end(of)?;
-        let mut next = from.max(source.start(of)?);
+        let mut next = self.evolved.unwrap_or(0);
         while next < end {
             let chunk = source.read(of, next, end, CHUNK_RECORDS)?;
             for record in &chunk.records {
@@ -210,7 +232,7 @@ impl Now {
                 };
                 let event = wire::decode_event(&record.value).map_err(|e| wrong(e.to_string()))?;
                 let expected = next_seq(&self.ledger, &event.mesh);
-                self.plan.check()?;
+                self.check()?;
                 if event.seq != expected {
                     let (mesh, seq) = (&event.mesh, event.seq);
                     return Err(wrong(format!(
@@ -218,7 +240,7 @@ impl Now {
                     )));
                 }
                 evolve(&mut self.ledger, &event);
-                self.plan.check()?;
+                self.check()?;
                 self.time = self.time.max(event.time);
             }
             next = chunk.next;
@@ -227,7 +249,7 @@ impl Now {
     }
 }
 
-/// Where the nodes asked for stand now: [`Now::read`] and [`Now::nodes`] at once.
+/// Where the nodes asked for stand now.
 ///
 /// # Errors
 /// Rows or events cannot be read.
@@ -237,7 +259,18 @@ pub fn nodes(
     source: &mut dyn Source,
     asked: &Asked,
 ) -> Result<Vec<NodeNow>, NowError> {
-    Now::read(plan, analyze, source)?.nodes(asked)
+    for _ in 0..TRIES {
+        let told = Now::read(plan.clone(), analyze.clone(), source).and_then(|now| {
+            let nodes = now.nodes(asked)?;
+            now.check()?;
+            Ok(nodes)
+        });
+        match told {
+            Err(NowError::Moved) => {}
+            told => return told,
+        }
+    }
+    Now::open(plan, analyze)?.nodes(asked)
 }
 
 /// The nodes asked for as Plan's rows alone know them: at a past moment phi and when it was last
@@ -332,3 +365,6 @@ fn before_all(mesh: MeshId) -> NodeKey {
 
 /// Events read at a time.
 const CHUNK_RECORDS: usize = 4096;
+
+/// How often it is tried to read rows that are written meanwhile.
+const TRIES: usize = 5;
