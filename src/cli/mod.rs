@@ -16,19 +16,28 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::config::{Config, ConfigError};
+use crate::stream::Topic;
 
 pub mod assess;
 #[cfg(feature = "io")]
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod explain;
-mod export;
+#[cfg(feature = "io")]
+mod holder;
 #[cfg(feature = "io")]
 mod man;
+mod meter;
+mod place;
 mod policy;
+#[cfg(feature = "io")]
+mod produce;
+mod records;
 mod replay;
 mod state;
+mod watch;
 
 /// Keeps meshes and fleets healthy by itself.
 ///
@@ -100,8 +109,17 @@ enum Command {
     /// The configuration: each value with its origin, or a file to begin with.
     #[command(subcommand)]
     Config(config::Command),
+    /// Cycles that closed, one a line.
+    Cycles(records::Args),
     /// A simulated mesh through an incident, and the proof of what was decided.
     Demo(demo::Args),
+    /// Orders to nodes, one a line.
+    Directives(records::Args),
+    /// Dead letters: what could not be folded, and why.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// What was decided and why not, one event a line.
+    Events(records::Args),
     /// Why: from samples to symptom to decision to outcome.
     Explain(explain::Args),
     /// Manual pages, into a folder.
@@ -110,6 +128,9 @@ enum Command {
     /// The policy that Plan obeys.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Samples as JSON lines on stdin, into the log.
+    #[cfg(feature = "io")]
+    Produce(produce::Args),
     /// Decides again from what was recorded, and compares.
     Replay(replay::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
@@ -125,12 +146,20 @@ impl Cli {
             #[cfg(feature = "io")]
             Command::Completions(args) => completions::run(args, &mut printer),
             Command::Config(command) => config::run(command, global, &mut printer),
+            Command::Cycles(args) => records::run(Topic::Cycles, args, global, &mut printer),
             Command::Demo(args) => demo::run(args, &mut printer),
-            Command::Explain(args) => explain::run(args, &mut printer),
+            Command::Directives(args) => {
+                records::run(Topic::Directives, args, global, &mut printer)
+            }
+            Command::Dlq(command) => dlq::run(command, global, &mut printer),
+            Command::Events(args) => records::run(Topic::Events, args, global, &mut printer),
+            Command::Explain(args) => explain::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Man(args) => man::run(args, &mut printer),
-            Command::Replay(args) => replay::run(args, &mut printer),
-            Command::State(args) => state::run(args, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Produce(args) => produce::run(args, global, &mut printer),
+            Command::Replay(args) => replay::run(args, global, &mut printer),
+            Command::State(args) => state::run(args, global, &mut printer),
             Command::Policy(command) => policy::run(command, global, &mut printer),
         }?;
         printer.out.flush()?;
