@@ -17,6 +17,8 @@ use serde::Serialize;
 
 use crate::config::{Config, ConfigError};
 
+#[cfg(feature = "io")]
+mod agent;
 pub mod assess;
 #[cfg(feature = "io")]
 mod completions;
@@ -92,6 +94,9 @@ fn quoted(word: &str) -> String {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A node's side: collect, send, consume its directives, act, report.
+    #[cfg(feature = "io")]
+    Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
     /// What your shell needs to complete commands and flags, on stdout.
@@ -121,6 +126,8 @@ impl Cli {
         let global = &self.global;
         let mut printer = Printer::stdout(global.json);
         let code = match self.command {
+            #[cfg(feature = "io")]
+            Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
             #[cfg(feature = "io")]
             Command::Completions(args) => completions::run(args, &mut printer),
