@@ -21,6 +21,8 @@ use crate::config::{Config, ConfigError};
 #[cfg(feature = "io")]
 use crate::telemetry::{Form, Telemetry};
 
+#[cfg(feature = "io")]
+mod agent;
 pub mod assess;
 #[cfg(feature = "io")]
 mod check;
@@ -118,6 +120,9 @@ fn quoted(word: &str) -> String {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A node's side: collect, send, consume its directives, act, report.
+    #[cfg(feature = "io")]
+    Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
     /// The doctor: what keeps this machine from running a loop, and the command that mends it.
@@ -150,6 +155,8 @@ impl Cli {
         let global = &self.global;
         let mut printer = Printer::stdout(global.json);
         let code = match self.command {
+            #[cfg(feature = "io")]
+            Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
             #[cfg(feature = "io")]
             Command::Check(args) => check::run(args, global, &mut printer),
