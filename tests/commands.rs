@@ -403,6 +403,9 @@ mod io {
     /// Room enough on any machine.
     const ROOM: (&str, &str) = ("HOMEOSTAT_LOG_MIN_FREE_MIB", "0");
 
+    /// And no network looked at.
+    const QUIET: [(&str, &str); 2] = [ROOM, ("HOMEOSTAT_AGENT_ENABLED", "false")];
+
     #[test]
     fn a_machine_where_a_loop_can_run_is_well() {
         let dir = format!("{}/data", folder("check-well"));
@@ -415,7 +418,7 @@ mod io {
             "a check makes nothing"
         );
 
-        let (code, out, _) = homeostat(&["check", "--data", &dir, "--json"], &[ROOM]);
+        let (code, out, _) = homeostat(&["check", "--data", &dir, "--json"], &QUIET);
         assert_eq!(code, 0);
         let checks: Vec<_> = json_lines(&out)
             .iter()
@@ -425,7 +428,7 @@ mod io {
             checks,
             ["configuration", "data folder", "clock", "disk", "agent"]
         );
-        let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &[ROOM]);
+        let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &QUIET);
         assert_eq!((code, out.lines().count()), (0, 1), "{out}");
         assert!(
             out.starts_with("homeostat: all is well") && out.len() <= 501,
@@ -507,7 +510,7 @@ mod io {
     fn a_holder_is_named_and_asked() {
         let (dir, _lock) = held("check-held");
         let check = ["check", "--json", "--data", &dir];
-        let (code, out, _) = homeostat(&check, &[ROOM]);
+        let (code, out, _) = homeostat(&check, &QUIET);
         assert_eq!(code, 1, "nobody listens: {out}");
         assert!(
             out.contains("kill -TERM 77, then homeostat run --data "),
@@ -527,7 +530,7 @@ mod io {
             }
             _ => (404, String::new()),
         });
-        let (code, out, err) = homeostat(&check, &[ROOM]);
+        let (code, out, err) = homeostat(&check, &QUIET);
         assert_eq!(code, 0, "{out}");
         let lines = json_lines(&out);
         let line = |check: &str| lines.iter().find(|line| line["check"] == check).unwrap();
@@ -549,7 +552,7 @@ mod io {
             "/readyz" => (503, "disk nearly full\n".to_owned()),
             _ => (404, "no such path".to_owned()),
         });
-        let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &[ROOM]);
+        let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &QUIET);
         assert_eq!(code, 1, "{out}");
         assert!(
             out.contains("disk nearly full") && out.contains("404"),

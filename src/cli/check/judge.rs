@@ -237,9 +237,9 @@ pub(super) fn folder(global: &Global, dir: &Path, folder: &Folder) -> Finding {
 }
 
 fn at(card: &Card) -> String {
-    match &card.listen {
-        Some(listen) => format!(", at {listen}"),
-        None => String::new(),
+    match card.listen.as_str() {
+        "" => String::new(),
+        listen => format!(", its door at {listen}"),
     }
 }
 
@@ -521,14 +521,26 @@ fn days_until_full(usable: f64, growths: &[Growth]) -> Option<f64> {
     None
 }
 
-pub(super) fn agent(gaps: &[Unmeasured]) -> Vec<Finding> {
-    let words = |gap: &Unmeasured| format!("not measured: {}: {}", gap.what, gap.why);
-    match gaps {
-        [] => vec![Finding::ok("agent", "measures all that the loop reads")],
-        gaps => gaps
+pub(super) fn agent(found: &Result<Option<Vec<Unmeasured>>, String>) -> Vec<Finding> {
+    const CHECK: &str = "agent";
+    match found.as_ref().map(Option::as_deref) {
+        Ok(None) => {
+            let words =
+                "[agent] enabled = false: `run` brings none, samples come by POST /v1/metrics";
+            vec![Finding::note(CHECK, words)]
+        }
+        Ok(Some([])) => vec![Finding::ok(CHECK, "measures all that the loop reads")],
+        Ok(Some(gaps)) => gaps
             .iter()
-            .map(|gap| Finding::note("agent", words(gap)))
+            .map(|gap| {
+                let words = format!("not measured: {}: {}", gap.metrics.join(", "), gap.why);
+                Finding::note(CHECK, words)
+            })
             .collect(),
+        Err(error) => {
+            let mend = "HOMEOSTAT_AGENT_ENABLED=false homeostat run, or the [agent] key it names";
+            vec![Finding::wanting(CHECK, error, mend)]
+        }
     }
 }
 
@@ -560,8 +572,6 @@ fn in_days(days: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::check::look;
-    use crate::config::settings::AgentSettings;
 
     const NOW_MS: i64 = 1_800_000_000_000;
     const DAY: i64 = 86_400_000;
@@ -626,7 +636,7 @@ mod tests {
         let card = Card {
             pid: 7,
             since: "2026-01-01T00:00:00.000Z".to_owned(),
-            listen: Some("127.0.0.1:1618".to_owned()),
+            listen: "127.0.0.1:1618".to_owned(),
         };
         let above = || "/srv".into();
         let (closed, read_only) = (ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem);
@@ -682,7 +692,7 @@ mod tests {
             (
                 Folder::Open(Holder::Somebody(Some(card))),
                 Verdict::Ok,
-                "process 7 since 2026-01-01T00:00:00.000Z, at 127.0.0.1:1618",
+                "process 7 since 2026-01-01T00:00:00.000Z, its door at 127.0.0.1:1618",
                 "",
                 false,
             ),
@@ -712,7 +722,7 @@ mod tests {
         let card = Card {
             pid: 7,
             since: String::new(),
-            listen: None,
+            listen: String::new(),
         };
         let answer = |status: u16, body: &str| {
             Ok(Answer {
@@ -863,10 +873,22 @@ mod tests {
 
     #[test]
     fn what_is_not_measured_is_no_fault() {
-        let gaps = look::unmeasured(&AgentSettings::default());
-        let found = agent(&gaps);
-        check(&found[0], Verdict::Note, "mttr_minutes", "");
-        check(&agent(&[])[0], Verdict::Ok, "all", "");
+        let gap = Unmeasured {
+            metrics: vec!["latency_ms", "packet_loss"],
+            why: "no peers (name some)".to_owned(),
+        };
+        let found = agent(&Ok(Some(vec![gap])));
+        let words = "not measured: latency_ms, packet_loss: no peers (name some)";
+        check(&found[0], Verdict::Note, words, "");
+        check(&agent(&Ok(Some(vec![])))[0], Verdict::Ok, "all", "");
+        check(&agent(&Ok(None))[0], Verdict::Note, "enabled = false", "");
+        let found = agent(&Err("no such peer".to_owned()));
+        check(
+            &found[0],
+            Verdict::Wanting,
+            "no such peer",
+            "HOMEOSTAT_AGENT_ENABLED",
+        );
     }
 
     #[test]

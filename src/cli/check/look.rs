@@ -9,6 +9,7 @@ use rustix::fs::{Access, access, statvfs};
 use serde::Deserialize;
 
 use super::door;
+use crate::agent::{self, Survey};
 use crate::config::settings::AgentSettings;
 use crate::model::parse_rfc3339;
 
@@ -48,9 +49,9 @@ pub(super) struct Card {
     pub(super) pid: u32,
     /// Since when it holds the folder.
     pub(super) since: String,
-    /// Where its door listens.
+    /// Where its door listens; empty before it does.
     #[serde(default)]
-    pub(super) listen: Option<String>,
+    pub(super) listen: String,
 }
 
 /// Looks at the data folder.
@@ -198,12 +199,15 @@ pub(super) fn log(dir: &Path) -> io::Result<Log> {
 fn parse_log(body: &str) -> io::Result<Log> {
     let told: ToldLog = serde_json::from_str(body)?;
     let topics = told.topics.into_iter().map(|topic| {
-        let oldest = topic.oldest.as_deref();
+        let oldest_ms = topic.oldest.and_then(|oldest| match oldest {
+            Moment::Ms(ms) => Some(ms),
+            Moment::Text(text) => parse_rfc3339(text.as_bytes()),
+        });
         Topic {
             name: topic.topic,
             bytes: topic.bytes,
             records: topic.end.saturating_sub(topic.start),
-            oldest_ms: oldest.and_then(|time| parse_rfc3339(time.as_bytes())),
+            oldest_ms,
         }
     });
     Ok(Log {
@@ -227,45 +231,68 @@ struct ToldTopic {
     #[serde(default)]
     end: i64,
     #[serde(default)]
-    oldest: Option<String>,
+    oldest: Option<Moment>,
 }
 
-/// Something that this host's agent does not measure.
+/// A time, as doors of either kind write it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Moment {
+    Ms(i64),
+    Text(String),
+}
+
+/// What this host's agent does not measure for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Unmeasured {
-    /// What.
-    pub(super) what: String,
+    /// The metrics.
+    pub(super) metrics: Vec<&'static str>,
     /// Why, and what would change that.
     pub(super) why: String,
 }
 
-/// What the settings leave out of this host's readings.
-pub(super) fn unmeasured(agent: &AgentSettings) -> Vec<Unmeasured> {
-    let gap = |what: &str, why: &str| Unmeasured {
-        what: what.to_owned(),
-        why: why.to_owned(),
-    };
-    if !agent.enabled {
-        let why =
-            "[agent] enabled = false: `run` brings no agent; samples come by POST /v1/metrics";
-        return vec![gap("this host", why)];
+/// Measures once as this host's agent would; `None` when the settings want no agent.
+///
+/// # Errors
+/// No agent can start with these settings, in words.
+pub(super) fn unmeasured(settings: &AgentSettings) -> Result<Option<Vec<Unmeasured>>, String> {
+    if !settings.enabled {
+        return Ok(None);
     }
-    let mut gaps = Vec::new();
-    if agent.peers.is_empty() && !agent.discover || agent.peers_max == 0 {
-        let why = "[agent] peers is empty and discover = false, or peers_max = 0";
-        gaps.push(gap("mesh_connectivity, latency_ms, packet_loss", why));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("making a runtime to measure in: {error}"))?;
+    let found = runtime.block_on(agent::survey(settings));
+    found
+        .map(|found| Some(gaps(&found)))
+        .map_err(|error| error.to_string())
+}
+
+/// What was not found, reason by reason.
+fn gaps(found: &[Survey]) -> Vec<Unmeasured> {
+    let mut gaps: Vec<Unmeasured> = Vec::new();
+    for survey in found {
+        let Err(missing) = &survey.found else {
+            continue;
+        };
+        let why = missing.to_string();
+        match gaps.iter_mut().find(|gap| gap.why == why) {
+            Some(gap) => gap.metrics.push(survey.metric.name()),
+            None => gaps.push(Unmeasured {
+                metrics: vec![survey.metric.name()],
+                why,
+            }),
+        }
     }
-    let why = "a host alone does not know them: who does sends them by POST /v1/metrics";
-    gaps.push(gap(
-        "mttr_minutes, zero_trust_success_rate, frequency_hz",
-        why,
-    ));
     gaps
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::Missing;
+    use crate::model::Metric;
 
     fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("check-{name}-{}", std::process::id()));
@@ -314,7 +341,8 @@ mod tests {
     fn the_holder_tells_what_the_log_holds() {
         let log = parse_log(
             r#"{"topics":[{"topic":"events","bytes":10,"start":2,"end":5,
-            "oldest":"1970-01-01T00:00:01.000Z"},{"topic":"cycles","bytes":0,"start":0,"end":0}],
+            "oldest":"1970-01-01T00:00:01.000Z"},{"topic":"cycles","bytes":0,"start":0,"end":0},
+            {"topic":"metrics","bytes":1,"start":0,"end":1,"oldest":2000}],
             "free_bytes":99,"more":true}"#,
         );
         let log = log.unwrap();
@@ -322,18 +350,33 @@ mod tests {
         assert_eq!(log.topics[0].records, 3);
         assert_eq!(log.topics[0].oldest_ms, Some(1000));
         assert_eq!(log.topics[1].oldest_ms, None);
+        assert_eq!(log.topics[2].oldest_ms, Some(2000));
         assert!(parse_log("{}").is_err());
     }
 
     #[test]
-    fn settings_say_what_is_left_out() {
-        let mut agent = AgentSettings::default();
-        assert_eq!(unmeasured(&agent).len(), 1);
-        agent.discover = false;
-        assert!(unmeasured(&agent)[0].what.contains("packet_loss"));
-        agent.peers = vec!["router".to_owned()];
-        assert_eq!(unmeasured(&agent).len(), 1);
-        agent.enabled = false;
-        assert_eq!(unmeasured(&agent)[0].what, "this host");
+    fn what_is_not_measured_is_told_reason_by_reason() {
+        let missing = |why: &str| {
+            Err(Missing {
+                why: why.to_owned(),
+                next: "mend it".to_owned(),
+            })
+        };
+        let found = [
+            (Metric::CpuPercent, Ok(3.0)),
+            (Metric::LatencyMs, missing("no peers")),
+            (Metric::MttrMinutes, missing("not a host's")),
+            (Metric::PacketLoss, missing("no peers")),
+        ];
+        let gaps = gaps(&found.map(|(metric, found)| Survey { metric, found }));
+        assert_eq!(gaps.len(), 2);
+        assert_eq!(gaps[0].metrics, ["latency_ms", "packet_loss"]);
+        assert_eq!(gaps[0].why, "no peers (mend it)");
+
+        let settings = AgentSettings {
+            enabled: false,
+            ..AgentSettings::default()
+        };
+        assert_eq!(unmeasured(&settings), Ok(None));
     }
 }
