@@ -120,19 +120,25 @@ pub async fn run(
     let mut sender = Sender::new(&client, &outbox, boot);
     tracing::info!(%node, server = %client.server(), boot, "the agent runs");
 
+    let (finish, finishing) = watch::channel(false);
     let working = async {
         let obeying = obeyer.run(boot, stop.clone());
         let (obeyed, ()) = tokio::join!(obeying, sampler.run(told, stop.clone()));
         obeyed
     };
+    // It goes on when the others have ended: what it is sending then is not sent again.
+    let sending = sender.run(finishing);
+    tokio::pin!(sending);
     tokio::select! {
         ended = working => ended?,
-        failed = sender.run() => match failed? {},
+        failed = &mut sending => return failed,
     }
-    match timeout(FLUSH_MAX, sender.flush()).await {
-        Ok(flushed) => flushed,
-        Err(_) => Ok(()),
+    finish.send_replace(true);
+    if let Ok(sent) = timeout(FLUSH_MAX, sending).await {
+        sent?;
     }
+    tracing::info!(not_sent = outbox.left(), "the agent ends");
+    Ok(())
 }
 
 /// Bounds of the interval that it samples at by itself, s; tests may be faster than people.

@@ -5,16 +5,15 @@
 //! and later, at most 30 s (or what the door asked for, at most 300 s).
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use super::AgentError;
 use super::buffer::{BATCH_BYTES_MAX, Batch, Buffer, Lane};
 use super::client::{Answer, Client, beginning};
+use super::{AgentError, stopped};
 use crate::model::Outcome;
 
 /// What is to be sent; filled by the sampling and the obeying, emptied by the sending.
@@ -32,6 +31,11 @@ impl Outbox {
             filled: Notify::new(),
             stuck: Cell::new(false),
         }
+    }
+
+    /// How many lines wait.
+    pub(super) fn left(&self) -> u64 {
+        self.buffer.borrow().lines()
     }
 
     /// Puts a report in; durable when it returns.
@@ -96,34 +100,39 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Sends what there is and what comes, for ever.
+    /// Sends what there is and what comes; once `finish` is true only what there is, and it gives
+    /// up at the first trouble.
     ///
     /// # Errors
     /// The buffer's.
-    pub(super) async fn run(&mut self) -> Result<Infallible, AgentError> {
+    pub(super) async fn run(
+        &mut self,
+        mut finish: watch::Receiver<bool>,
+    ) -> Result<(), AgentError> {
         loop {
-            match self.send_one().await? {
-                Sent::All => self.outbox.filled.notified().await,
+            let sent = self.send_one().await?;
+            if matches!(sent, Sent::One) {
+                continue;
+            }
+            if *finish.borrow() {
+                return Ok(());
+            }
+            match sent {
                 Sent::One => {}
+                Sent::All => tokio::select! {
+                    () = self.outbox.filled.notified() => {}
+                    () = stopped(&mut finish) => {}
+                },
                 Sent::Later { why, after } => {
                     self.link.lost(&why);
-                    sleep(self.backoff.next().max(after.unwrap_or_default())).await;
+                    let wait = self.backoff.next().max(after.unwrap_or_default());
+                    tokio::select! {
+                        () = sleep(wait) => {}
+                        () = stopped(&mut finish) => {}
+                    }
                 }
             }
         }
-    }
-
-    /// Sends what there is, without waiting for what may come; gives up at the first trouble.
-    ///
-    /// # Errors
-    /// The buffer's.
-    pub(super) async fn flush(&mut self) -> Result<(), AgentError> {
-        while let Sent::One = self.send_one().await? {}
-        let left = self.outbox.buffer.borrow().lines();
-        if left > 0 {
-            tracing::info!(left, "what is not sent waits for the next start");
-        }
-        Ok(())
     }
 
     async fn send_one(&mut self) -> Result<Sent, AgentError> {
