@@ -39,7 +39,7 @@
 //! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
 //! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
 //! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one
-//! page), [`sim`], [`config`] and [`cli`].
+//! page), [`sim`], [`config`], `telemetry` (what it says of itself) and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.
@@ -81,5 +81,11 @@ pub mod plan;
 pub mod runtime;
 pub mod sim;
 pub mod stream;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rim: it writes to standard error"
+)]
+pub mod telemetry;
 pub mod topology;
 pub mod wire;

@@ -15,11 +15,17 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+#[cfg(feature = "io")]
+use crate::config::settings::{LineFormat, TelemetrySettings};
 use crate::config::{Config, ConfigError};
+#[cfg(feature = "io")]
+use crate::telemetry::{Form, Telemetry};
 
 #[cfg(feature = "io")]
 mod agent;
 pub mod assess;
+#[cfg(feature = "io")]
+mod check;
 #[cfg(feature = "io")]
 mod completions;
 mod config;
@@ -68,6 +74,26 @@ impl Global {
         }
     }
 
+    /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
+    #[cfg(feature = "io")]
+    #[expect(dead_code, reason = "`run` and `agent` call it")]
+    fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
+        let form = match settings.format {
+            LineFormat::Text => Form::Text,
+            LineFormat::Json => Form::Json,
+        };
+        Ok(Telemetry::start(settings.level.name(), form)?)
+    }
+
+    /// Reads the configuration again and sets the level that it says; nothing else of it counts
+    /// before the next start.
+    #[cfg(feature = "io")]
+    #[expect(dead_code, reason = "`run` and `agent` call it")]
+    fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
+        let config = self.config()?;
+        Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
+    }
+
     /// A command to be proposed, with the flags that name the same file and folder.
     #[cfg(feature = "io")]
     fn command(&self, words: &str) -> String {
@@ -99,6 +125,9 @@ enum Command {
     Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
+    /// The doctor: what keeps this machine from running a loop, and the command that mends it.
+    #[cfg(feature = "io")]
+    Check(check::Args),
     /// What your shell needs to complete commands and flags, on stdout.
     #[cfg(feature = "io")]
     Completions(completions::Args),
@@ -129,6 +158,8 @@ impl Cli {
             #[cfg(feature = "io")]
             Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
+            #[cfg(feature = "io")]
+            Command::Check(args) => check::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Completions(args) => completions::run(args, &mut printer),
             Command::Config(command) => config::run(command, global, &mut printer),
