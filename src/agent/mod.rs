@@ -1,7 +1,8 @@
 //! A node's side: collect, send, obey, report.
 //!
 //! [`run`] is all of it: three tasks on one thread, over one folder.
-//! - Sampling: `collect.rs` measures, `probe.rs` asks the peers, `sampling.rs` numbers the readings.
+//! - Sampling: `collect.rs` measures, `probe.rs` asks the peers, `sampling.rs` numbers the
+//!   readings.
 //! - Sending: `buffer.rs` keeps what is not sent yet, `outbox.rs` sends it.
 //! - Obeying: `obeying.rs` follows the directives; `journal.rs` remembers, `executor.rs` acts.
 //!
@@ -42,8 +43,6 @@ mod obeying;
 mod outbox;
 mod probe;
 mod sampling;
-#[cfg(test)]
-mod scratch;
 mod sse;
 
 /// How long a last try to send may take when the agent is told to stop.
@@ -57,7 +56,7 @@ pub enum AgentError {
     Setting(String),
     /// One agent per folder.
     #[error(
-        "taking hold of {}: {holder} has it (stop that agent, or give this one a folder of its own)",
+        "taking hold of {}: {holder} has it (stop it, or give this agent a folder of its own)",
         dir.display()
     )]
     Held {
@@ -170,3 +169,6 @@ pub fn node_key(settings: &AgentSettings) -> Result<NodeKey, AgentError> {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
+
+#[cfg(test)]
+mod scratch;

@@ -5,9 +5,9 @@
 //!
 //! - Right before a directive is judged the door is asked what its log is called and what time it
 //!   is: an order of a log that was replaced, or one that lay somewhere for too long, is not begun.
-//! - An event counts as seen (its id is what the next connection resumes behind) when its outcome is
-//!   in the buffer. A start begins without an id, a longest ttl back, and reports once more what the
-//!   journal holds: a crash between the journal and the buffer loses no outcome.
+//! - An event counts as seen (its id is what the next connection resumes behind) when its outcome
+//!   is in the buffer. A start begins without an id, a longest ttl back, and reports once more what
+//!   the journal holds: a crash between the journal and the buffer loses no outcome.
 
 use std::time::Duration;
 
