@@ -11,6 +11,7 @@
 //! What cannot be folded goes to `dead-letters`, from either stage.
 
 pub mod analyze;
+pub mod ingest;
 pub mod plan;
 pub mod replay;
 pub mod straight;

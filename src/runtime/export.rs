@@ -1,10 +1,8 @@
 //! The export: a log in a directory, to be read elsewhere (`demo --keep`, `replay`, `explain`,
 //! `state`).
 //!
-//! `manifest.json` says what there is; next to it lies one file per topic partition. A file is a
-//! row of records, each `u32 length` and so many bytes: `i64 offset, i64 append time (ms), key,
-//! value, u32 headers, (name, value) per header`; a key, value or name is `u32 length` and its
-//! bytes. All numbers are big-endian. A directory appears whole or not at all.
+//! `manifest.json` says what there is; next to it lies one file per topic partition: a row of
+//! records as [`write_record`] writes them. A directory appears whole or not at all.
 
 use std::fs;
 use std::io::Write as _;
@@ -13,12 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::Time;
 use crate::stream::Topic;
 
 use super::commit::hex;
+use super::frame::{FrameError, read_records, write_record};
 use super::simulated::Simulated;
-use super::{Record, TimeSource, TopicPartition};
+use super::{InMemory, Record, Recorded, TimeSource, TopicPartition};
 
 /// An export that lies in a directory.
 #[derive(Clone, Debug)]
@@ -121,6 +119,14 @@ pub enum ExportError {
         /// In the manifest.
         want: String,
     },
+    /// Its bytes are not whole records.
+    #[error("reading {path}: {error}")]
+    Cut {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: FrameError,
+    },
     /// A record cannot be read.
     #[error("reading record {number} of {path}: {detail}")]
     Record {
@@ -167,10 +173,7 @@ pub fn write(dir: &Path, title: &Title, log: &Simulated) -> Result<Export, Expor
         log_id: title.log_id.clone(),
         prefix: title.prefix.clone(),
         partitions: log.partitions(Topic::Events).count() as i32,
-        time_source: match title.time_source {
-            TimeSource::Log => "log".to_owned(),
-            TimeSource::Sample => "sample".to_owned(),
-        },
+        time_source: title.time_source.name().to_owned(),
         files,
     };
     let text = serde_json::to_vec_pretty(&manifest).expect("a manifest is plain data");
@@ -221,10 +224,7 @@ impl Export {
 
     /// Where a record's time comes from.
     pub fn time_source(&self) -> TimeSource {
-        match self.manifest.time_source.as_str() {
-            "sample" => TimeSource::Sample,
-            _ => TimeSource::Log,
-        }
+        TimeSource::named(&self.manifest.time_source)
     }
 
     /// The records of a partition, in order. The file is whole, or this fails.
@@ -257,7 +257,7 @@ impl Export {
         if sha256 != entry.sha256 {
             return Err(differs("SHA-256", sha256, &entry.sha256));
         }
-        let records = read_records(&path, &bytes)?;
+        let records = records_of(&path, &bytes)?;
         if records.len() as u64 != entry.records {
             return Err(differs(
                 "records:",
@@ -266,6 +266,27 @@ impl Export {
             ));
         }
         Ok(records)
+    }
+
+    /// The whole export, to be read: every file is verified now and kept in memory.
+    ///
+    /// # Errors
+    /// As [`Export::records`].
+    pub fn source(&self) -> Result<InMemory, ExportError> {
+        let manifest = &self.manifest;
+        let title = super::Title {
+            log_id: manifest.log_id.clone(),
+            prefix: manifest.prefix.clone(),
+            time_source: self.time_source(),
+            partitions: manifest.partitions,
+        };
+        let mut recorded = Recorded::new();
+        for topic in Topic::ALL {
+            for of in super::partitions_of(topic, manifest.partitions) {
+                recorded.insert(of, self.records(of)?);
+            }
+        }
+        Ok(InMemory::new(title, recorded))
     }
 
     /// The whole export as a simulated log, every record at its offset.
@@ -317,93 +338,25 @@ fn sync_folder(path: &Path) -> Result<(), ExportError> {
     folder.sync_all().map_err(io("syncing", path))
 }
 
-fn write_record(record: &Record, out: &mut Vec<u8>) {
-    let put = |out: &mut Vec<u8>, bytes: &[u8]| {
-        out.extend((bytes.len() as u32).to_be_bytes());
-        out.extend(bytes);
+/// Reads a file's records; their offsets must rise.
+fn records_of(path: &Path, bytes: &[u8]) -> Result<Vec<Record>, ExportError> {
+    let wrong = |number: usize, detail: String| ExportError::Record {
+        path: path.to_owned(),
+        number: number as u64,
+        detail,
     };
-    let mut body = Vec::new();
-    body.extend(record.offset.to_be_bytes());
-    body.extend(record.time.0.to_be_bytes());
-    put(&mut body, &record.key);
-    put(&mut body, &record.value);
-    body.extend((record.headers.len() as u32).to_be_bytes());
-    for (name, value) in &record.headers {
-        put(&mut body, name.as_bytes());
-        put(&mut body, value);
-    }
-    put(out, &body);
-}
-
-fn read_records(path: &Path, bytes: &[u8]) -> Result<Vec<Record>, ExportError> {
-    let mut records: Vec<Record> = Vec::new();
-    let mut rest = Cursor(bytes);
-    while !rest.0.is_empty() {
-        let number = records.len() as u64;
-        let wrong = |detail: String| ExportError::Record {
-            path: path.to_owned(),
-            number,
-            detail,
-        };
-        let record = rest.bytes().and_then(|body| read_record(Cursor(body)));
-        let record = record.ok_or_else(|| {
-            let at = bytes.len() - rest.0.len();
-            wrong(format!("it ends before its length says, near byte {at}"))
-        })?;
-        if let Some(last) = records.last()
-            && record.offset <= last.offset
-        {
-            let (got, before) = (record.offset, last.offset);
-            return Err(wrong(format!(
-                "its offset is {got}, expected one above {before}"
-            )));
+    let records = read_records(bytes).map_err(|error| ExportError::Cut {
+        path: path.to_owned(),
+        error,
+    })?;
+    for (i, pair) in records.windows(2).enumerate() {
+        let (before, got) = (pair[0].offset, pair[1].offset);
+        if got <= before {
+            let detail = format!("its offset is {got}, expected one above {before}");
+            return Err(wrong(i + 1, detail));
         }
-        records.push(record);
     }
     Ok(records)
-}
-
-fn read_record(mut body: Cursor<'_>) -> Option<Record> {
-    let offset = body.long()?;
-    let time = Time(body.long()?);
-    let key = body.bytes()?.to_vec();
-    let value = body.bytes()?.to_vec();
-    let mut headers = Vec::new();
-    for _ in 0..body.number()? {
-        let name = String::from_utf8(body.bytes()?.to_vec()).ok()?;
-        headers.push((name, body.bytes()?.to_vec()));
-    }
-    body.0.is_empty().then_some(Record {
-        offset,
-        time,
-        key,
-        value,
-        headers,
-    })
-}
-
-/// Bytes still to be read.
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn number(&mut self) -> Option<u32> {
-        let (number, rest) = self.0.split_first_chunk::<4>()?;
-        self.0 = rest;
-        Some(u32::from_be_bytes(*number))
-    }
-
-    fn long(&mut self) -> Option<i64> {
-        let (long, rest) = self.0.split_first_chunk::<8>()?;
-        self.0 = rest;
-        Some(i64::from_be_bytes(*long))
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let length = self.number()? as usize;
-        let (bytes, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(bytes)
-    }
 }
 
 fn io<'a>(
@@ -425,7 +378,7 @@ const MANIFEST: &str = "manifest.json";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Span;
+    use crate::model::{Span, Time};
     use crate::runtime::simulated::Settings;
 
     fn settings() -> Settings {
@@ -500,7 +453,7 @@ mod tests {
             "{error}"
         );
         bytes.truncate(bytes.len() - 1);
-        let error = read_records(&path, &bytes).unwrap_err().to_string();
+        let error = records_of(&path, &bytes).unwrap_err().to_string();
         assert!(error.contains("ends before its length"), "{error}");
         fs::remove_dir_all(dir).unwrap();
     }

@@ -10,7 +10,9 @@ pub mod commit;
     reason = "the rim: an export lies in files"
 )]
 pub mod export;
+pub mod frame;
 mod log;
+mod memory;
 mod route;
 mod seed;
 pub mod simulated;
@@ -23,6 +25,7 @@ pub use commit::{Mark, Stop};
 pub use log::{
     Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };
+pub use memory::{InMemory, Recorded, partitions_of};
 pub use route::{Router, murmur2, partition_of};
 pub use seed::Seed;
 pub use source::{RowsCopy, Source, Title, offset_at, only};

@@ -38,6 +38,24 @@ pub enum TimeSource {
     Sample,
 }
 
+impl TimeSource {
+    /// The name in `LogOpened`, a manifest and the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TimeSource::Log => "log",
+            TimeSource::Sample => "sample",
+        }
+    }
+
+    /// The one of this name; every other name is append time.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "sample" => TimeSource::Sample,
+            _ => TimeSource::Log,
+        }
+    }
+}
+
 /// One stage on one partition.
 pub struct Task {
     inbox: TopicPartition,

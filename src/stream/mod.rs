@@ -136,6 +136,11 @@ impl Topic {
             Topic::DeadLetters => "dead-letters",
         }
     }
+
+    /// The topic of this name, without the prefix.
+    pub fn parse(name: &str) -> Option<Self> {
+        Topic::ALL.into_iter().find(|topic| topic.name() == name)
+    }
 }
 
 /// A record that a fold wants written.
