@@ -49,6 +49,12 @@
     clippy::unwrap_used
 )]
 
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rim on a node: it owns files, sockets, processes and reads clocks"
+)]
+pub mod agent;
 pub mod analyze;
 #[expect(
     clippy::disallowed_methods,

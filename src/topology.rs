@@ -12,6 +12,7 @@
 
 pub mod analyze;
 pub mod ingest;
+pub mod now;
 pub mod plan;
 pub mod replay;
 pub mod straight;

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use super::Global;
 use crate::analyze::trend::Trend;
 use crate::analyze::wish::alert_level;
 use crate::analyze::{Mind, Rules, Verdict};
-use crate::config::Config;
 use crate::model::{Healing, Policy, Scaling, Span, rfc3339};
 use crate::monitor::{Fault, Intake, Valid, validate};
 use crate::wire::sample_json::{LINE_BYTES_MAX, parse_sample};
@@ -22,9 +22,6 @@ pub struct Args {
     /// Judge by this policy's `[symptoms]` and `[monitor]` instead of the configuration's.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     policy: Option<PathBuf>,
-    /// Read this configuration file instead of ./homeostat.toml.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
     /// Changes nothing: the output is JSON lines in any case.
     #[arg(long)]
     json: bool,
@@ -35,9 +32,9 @@ pub struct Args {
 ///
 /// # Errors
 /// The policy or the input could not be read, the output not be written.
-pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let policy = match args.policy {
-        None => Config::load(args.config.as_deref())?.policy().clone(),
+        None => global.config()?.policy().clone(),
         Some(path) => {
             let text = std::fs::read_to_string(&path)
                 .with_context(|| format!("reading the policy {}", path.display()))?;

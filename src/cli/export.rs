@@ -49,10 +49,13 @@ pub(super) fn sound_events(recorded: &Recorded) -> anyhow::Result<Vec<Vec<Event>
     partitions
         .map(|(of, records)| {
             let values: Vec<_> = records.iter().map(|record| record.value.clone()).collect();
-            sound(&values).map_err(|(i, is, expected)| {
+            sound(&values).map_err(|fault| {
                 anyhow!(
-                    "reading record {i} of {of}: {is}, expected {expected}; \
-                     `homeostat replay --events-only` tells what else differs"
+                    "reading record {} of {of}: {}, expected {}; \
+                     `homeostat replay --events-only` tells what else differs",
+                    fault.record,
+                    fault.recorded,
+                    fault.expected
                 )
             })
         })

@@ -7,16 +7,25 @@
 //!
 //! A new command: a file with `Args` and `run`, a variant of `Command`, an arm in `Cli::run`.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+use crate::config::{Config, ConfigError};
+
 pub mod assess;
+#[cfg(feature = "io")]
+mod completions;
+mod config;
 mod demo;
 mod explain;
 mod export;
+#[cfg(feature = "io")]
+mod man;
 mod policy;
 mod replay;
 mod state;
@@ -39,16 +48,65 @@ struct Global {
     /// Print data as JSON, one object per line.
     #[arg(long, global = true)]
     json: bool,
+    /// Read this configuration file instead of ./homeostat.toml.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder that log and rows lie in, instead of the configuration's.
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<String>,
+}
+
+impl Global {
+    /// What the program is told: file < environment < flags.
+    fn config(&self) -> Result<Config, ConfigError> {
+        let config = Config::load(self.config.as_deref())?;
+        match &self.data {
+            Some(dir) => config.with_flag("--data", "log.dir", dir),
+            None => Ok(config),
+        }
+    }
+
+    /// A command to be proposed, with the flags that name the same file and folder.
+    #[cfg(feature = "io")]
+    fn command(&self, words: &str) -> String {
+        let mut command = format!("homeostat {words}");
+        if let Some(file) = &self.config {
+            command.push_str(&format!(" --config {}", quoted(&file.to_string_lossy())));
+        }
+        if let Some(dir) = &self.data {
+            command.push_str(&format!(" --data {}", quoted(dir)));
+        }
+        command
+    }
+}
+
+/// A word as a shell takes it.
+#[cfg(feature = "io")]
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-:@%+,=".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
+    /// What your shell needs to complete commands and flags, on stdout.
+    #[cfg(feature = "io")]
+    Completions(completions::Args),
+    /// The configuration: each value with its origin, or a file to begin with.
+    #[command(subcommand)]
+    Config(config::Command),
     /// A simulated mesh through an incident, and the proof of what was decided.
     Demo(demo::Args),
     /// Why: from samples to symptom to decision to outcome.
     Explain(explain::Args),
+    /// Manual pages, into a folder.
+    #[cfg(feature = "io")]
+    Man(man::Args),
     /// The policy that Plan obeys.
     #[command(subcommand)]
     Policy(policy::Command),
@@ -60,14 +118,20 @@ enum Command {
 
 impl Cli {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let mut printer = Printer::stdout(self.global.json);
+        let global = &self.global;
+        let mut printer = Printer::stdout(global.json);
         let code = match self.command {
-            Command::Assess(args) => assess::run(args),
+            Command::Assess(args) => assess::run(args, global),
+            #[cfg(feature = "io")]
+            Command::Completions(args) => completions::run(args, &mut printer),
+            Command::Config(command) => config::run(command, global, &mut printer),
             Command::Demo(args) => demo::run(args, &mut printer),
             Command::Explain(args) => explain::run(args, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Man(args) => man::run(args, &mut printer),
             Command::Replay(args) => replay::run(args, &mut printer),
             Command::State(args) => state::run(args, &mut printer),
-            Command::Policy(command) => policy::run(command, &mut printer),
+            Command::Policy(command) => policy::run(command, global, &mut printer),
         }?;
         printer.out.flush()?;
         Ok(code)
@@ -157,6 +221,22 @@ fn say(words: &str) {
     let _ = writeln!(io::stderr(), "{words}");
 }
 
+/// Puts a file's new text in its place, whole. A kill leaves the old text, with `<file>.partial`
+/// beside it or not, or the new one.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".partial");
+    let mut file = File::create(&partial)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(partial, path)?;
+    // The name is durable when its folder is.
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -184,6 +264,20 @@ mod tests {
         assert!(!is_broken_pipe(&error(ErrorKind::NotFound)));
         let pipe = serde_json::Error::io(ErrorKind::BrokenPipe.into());
         assert!(is_broken_pipe(&anyhow::Error::new(pipe)));
+    }
+
+    #[cfg(feature = "io")]
+    #[test]
+    fn a_proposed_command_can_be_pasted() {
+        let global = Global {
+            json: false,
+            config: Some("a b.toml".into()),
+            data: Some("it's".to_owned()),
+        };
+        assert_eq!(
+            global.command("run"),
+            "homeostat run --config 'a b.toml' --data 'it'\\''s'"
+        );
     }
 
     #[test]

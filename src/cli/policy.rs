@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Colour, Printer, say};
-use crate::config::{Config, ConfigError, Origin};
-use crate::model::{Policy, PolicyError};
+use super::{Colour, Global, Printer, replace, say};
+use crate::config::{Config, ConfigError, Fault, Origin, Setting};
+use crate::model::Policy;
 use crate::sim::scenario::{first_difference, tell};
 
 /// What can be done with a policy.
@@ -27,7 +27,7 @@ pub(super) struct Test {
     /// Story files: flush-left lines go in, indented lines must come out (docs/stories.md).
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Judge by this policy instead of the one in ./homeostat.toml or the built-in one.
+    /// Judge by this policy instead of the configuration's or the built-in one.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// Write what came out into the files, for you to read and keep.
@@ -39,25 +39,31 @@ pub(super) struct Test {
 #[derive(clap::Args)]
 pub(super) struct Check {
     /// The file; without it, the configuration file and the environment together.
+    #[arg(conflicts_with = "config")]
     file: Option<PathBuf>,
-    /// Read this configuration file instead of ./homeostat.toml.
-    #[arg(long, value_name = "FILE", conflicts_with = "file")]
-    config: Option<PathBuf>,
 }
 
 /// Runs `policy`.
-pub(super) fn run(command: Command, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
+pub(super) fn run(
+    command: Command,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Check(args) => check(args, printer),
-        Command::Test(args) => test(args, printer),
+        Command::Check(args) => check(args, global, printer),
+        Command::Test(args) => test(args, global, printer),
     }
 }
 
 /// Tells every story and compares.
-fn test(args: Test, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
+fn test(
+    args: Test,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
     let policy = match &args.policy {
         Some(path) => Some(read_text(path, "policy", "TOML")?),
-        None => match Config::load(None)?.policy_text() {
+        None => match global.config()?.policy_text() {
             "" => None,
             text => Some(text.to_owned()),
         },
@@ -115,17 +121,6 @@ fn show_story(
     Ok(printer.print(&story, &words)?)
 }
 
-/// Puts a file's new text in its place, whole. A kill leaves the old text, with `<file>.partial`
-/// beside it or not, or the new one.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut partial = path.as_os_str().to_owned();
-    partial.push(".partial");
-    let mut file = std::fs::File::create(&partial)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(partial, path)
-}
-
 fn read_text(path: &Path, what: &str, form: &str) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| {
         format!(
@@ -135,13 +130,17 @@ fn read_text(path: &Path, what: &str, form: &str) -> anyhow::Result<String> {
     })
 }
 
-fn check(args: Check, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
+fn check(
+    args: Check,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
     let read = match args.file {
         Some(path) => {
             let text = read_text(&path, "policy", "TOML")?;
             Config::new(Some((&path, &text)), [])
         }
-        None => Config::load(args.config.as_deref()),
+        None => global.config(),
     };
     match read {
         Ok(config) => {
@@ -157,28 +156,30 @@ fn check(args: Check, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitC
 }
 
 fn report(config: &Config, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
-    let settings = config.settings();
+    let keys = Policy::keys();
+    let of_policy = |(key, _): &(&String, &Setting)| keys.contains(key);
+    let given: Vec<_> = config.given().iter().filter(of_policy).collect();
     let mut words = format!(
         "{}: {} given, the rest are defaults",
         printer.paint(Colour::Green, "ok"),
-        match settings.len() {
+        match given.len() {
             1 => "1 key".to_owned(),
             n => format!("{n} keys"),
         }
     );
-    for (key, setting) in settings {
+    for (key, setting) in &given {
         words.push_str(&format!("\n  {key} = {setting}  ({})", setting.origin));
     }
     let good = Good {
         ok: true,
-        keys: settings.len(),
+        keys: given.len(),
     };
     Ok(printer.print(&good, &words)?)
 }
 
 fn find_wanting(
     origin: &Origin,
-    fault: &PolicyError,
+    fault: &Fault,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<()> {
     let wanting = printer.paint(Colour::Red, "found wanting");
@@ -190,7 +191,7 @@ fn find_wanting(
         problem: &fault.problem,
     };
     printer.print(&bad, &format!("{wanting}: {origin}: {fault}"))?;
-    say("next: mend it and check again; the README lists every key");
+    say("next: mend it and check again; `homeostat config show` and the README list every key");
     Ok(())
 }
 

@@ -60,7 +60,20 @@ fn other_policy(
 ) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("reading the policy {}", path.display()))?;
-    let told = what_if(recorded, &text).with_context(|| format!("in {}", path.display()))?;
+    let told = what_if(
+        &mut crate::runtime::InMemory::new(
+            crate::runtime::Title {
+                log_id: String::new(),
+                prefix: "homeostat.".into(),
+                time_source: crate::runtime::TimeSource::Log,
+                partitions: 1,
+            },
+            recorded.clone(),
+        ),
+        &text,
+        &mut |_| {},
+    )
+    .with_context(|| format!("in {}", path.display()))?;
     let (mut more, mut less) = (0, 0);
     for ((key, action), (was, now)) in told.orders.iter().filter(|(_, (was, now))| was != now) {
         more += (now - was).max(0);

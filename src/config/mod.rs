@@ -1,28 +1,40 @@
-//! `homeostat.toml`: what an operator proposes, from a file and the environment.
+//! `homeostat.toml`: what an operator proposes and how the program runs, from a file, the
+//! environment and flags.
 //!
 //! Its sections `[plan]`, `[monitor]` and `[symptoms]` are a policy. They are not read by a stage:
-//! what decides is a record, so the file only proposes, as [`Config::policy_text`].
+//! what decides is a record, so the file only proposes, as [`Config::policy_text`]. The other
+//! sections are [`Settings`]: they count as they stand.
 //!
 //! A value is taken from the file, then from the environment (`HOMEOSTAT_PLAN_COOLDOWN_S`), then
 //! from a flag; the last one counts. Two gates: what was typed (the file by itself, each variable
-//! by itself), then what the program needs (all together).
+//! by itself), then what the program needs (all together). Every key stands in [`keys`].
 
+pub mod keys;
+pub mod pages;
 pub mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
 use toml::Value;
+use toml::de::DeTable;
 
-use crate::model::{Policy, PolicyError, edit_distance};
+use crate::model::{
+    Place, Policy, PolicyError, edit_distance, is_known, line_of, nearest_path, places,
+};
+use keys::{Key, SECTIONS, is_policy, keys};
+use settings::{ExecutorKind, Settings};
 
 /// What the program was told.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    settings: BTreeMap<String, Setting>,
+    given: BTreeMap<String, Setting>,
     policy: Policy,
     policy_text: String,
+    settings: Settings,
 }
 
 /// A value with its origin.
@@ -61,6 +73,46 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What is wrong with something that was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Line of the file, from 1; `None` for what has no lines, or the file as a whole.
+    pub line: Option<usize>,
+    /// The key, as `log.sync_ms`; empty for the whole.
+    pub key: String,
+    /// What it is and what was expected.
+    pub problem: String,
+}
+
+impl Fault {
+    fn of_key(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Fault {
+            line: None,
+            key: key.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+/// The lines of a policy's text mean nothing to who wrote its values elsewhere.
+impl From<PolicyError> for Fault {
+    fn from(error: PolicyError) -> Self {
+        Fault::of_key(error.key, error.problem)
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -81,7 +133,7 @@ pub enum ConfigError {
         /// Who gave it.
         origin: Origin,
         /// What is wrong with it.
-        fault: PolicyError,
+        fault: Fault,
     },
 }
 
@@ -92,7 +144,7 @@ impl Config {
     /// The file cannot be read, or something in it or in the environment is not valid.
     pub fn load(file: Option<&Path>) -> Result<Config, ConfigError> {
         let path = file.unwrap_or(Path::new(DEFAULT_FILE));
-        let text = match std::fs::read_to_string(path) {
+        let text = match read(path) {
             Ok(text) => Some(text),
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
             Err(source) => {
@@ -115,61 +167,50 @@ impl Config {
         file: Option<(&Path, &str)>,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, ConfigError> {
+        let keys = keys();
         let mut config = Config::default();
         if let Some((path, text)) = file {
             let origin = Origin::File(path.to_owned());
-            let invalid = |fault| ConfigError::Invalid {
+            let values = typed(text, &keys).map_err(|fault| ConfigError::Invalid {
                 origin: origin.clone(),
                 fault,
-            };
-            Policy::parse(text).map_err(invalid)?;
-            let table = text.parse().expect("what is a policy is TOML");
-            flatten("", table, &mut |key, value| {
-                let origin = origin.clone();
-                config.settings.insert(key, Setting { value, origin });
-            });
+            })?;
+            config.given = values
+                .into_iter()
+                .map(|(key, value)| {
+                    let origin = origin.clone();
+                    (key, Setting { value, origin })
+                })
+                .collect();
         }
-        let keys = variables();
+        let variables = keys.iter().map(|key| (key.variable(), key)).collect();
         for (name, text) in environment {
-            if let Some(key) = keys.get(&name) {
-                config.settings.insert(
-                    key.clone(),
-                    Setting {
-                        value: value_of(&text),
-                        origin: Origin::Variable(name),
-                    },
-                );
-            } else if SECTIONS.iter().any(|section| name.starts_with(section)) {
-                let nearest = keys.keys().min_by_key(|known| edit_distance(known, &name));
-                let nearest = nearest.map(String::as_str).unwrap_or_default();
-                return Err(ConfigError::Invalid {
-                    fault: PolicyError {
-                        line: None,
-                        key: String::new(),
-                        problem: format!("no such key, the nearest is {nearest}"),
-                    },
-                    origin: Origin::Variable(name),
-                });
+            if let Some((key, value)) = variable(&name, &text, &variables)? {
+                let origin = Origin::Variable(name);
+                config.given.insert(key, Setting { value, origin });
             }
         }
         config.checked()
     }
 
-    /// The configuration with `key`, one of [`Policy::keys`], as a flag gave it.
+    /// The configuration with `key`, one of [`keys()`], as a flag gave it.
     ///
     /// # Errors
     /// The value is not valid for this key.
+    ///
+    /// # Panics
+    /// There is no such key.
     pub fn with_flag(
         mut self,
         flag: &'static str,
         key: &str,
         value: &str,
     ) -> Result<Config, ConfigError> {
-        let setting = Setting {
-            value: value_of(value),
-            origin: Origin::Flag(flag),
-        };
-        self.settings.insert(key.to_owned(), setting);
+        let known = keys().into_iter().find(|known| known.name == key);
+        let key = known.expect("a flag stands for a key of the table");
+        let origin = Origin::Flag(flag);
+        let value = given(&key, value, &origin)?;
+        self.given.insert(key.name, Setting { value, origin });
         self.checked()
     }
 
@@ -178,77 +219,205 @@ impl Config {
         &self.policy
     }
 
-    /// The policy proposed as canonical TOML: only the keys that were given, sorted, one a line.
-    /// Texts that say the same are the same, whatever their comments and order; nothing given is
-    /// the empty text.
+    /// The policy proposed as canonical TOML: only the policy's keys that were given, sorted, one a
+    /// line. Texts that say the same are the same, whatever their comments and order; nothing given
+    /// is the empty text.
     pub fn policy_text(&self) -> &str {
         &self.policy_text
     }
 
-    /// The values given, by key, each with its origin.
-    pub fn settings(&self) -> &BTreeMap<String, Setting> {
+    /// What the program itself is told, with defaults where nothing was given.
+    pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// The values given, of policy and settings, by key, each with its origin.
+    pub fn given(&self) -> &BTreeMap<String, Setting> {
+        &self.given
     }
 
     /// The second gate: all values together.
     fn checked(mut self) -> Result<Config, ConfigError> {
-        self.policy_text = self
-            .settings
-            .iter()
+        let policy = self.given.iter().filter(|(key, _)| is_policy(key));
+        self.policy_text = policy
             .map(|(key, setting)| format!("{key} = {setting}\n"))
             .collect();
-        self.policy = Policy::parse(&self.policy_text).map_err(|fault| {
-            // The canonical text's lines mean nothing to who wrote the values.
-            let fault = PolicyError {
-                line: None,
-                ..fault
-            };
-            let origin = match self.settings.get(&fault.key) {
-                Some(setting) => setting.origin.clone(),
-                None => strongest(&self.settings),
-            };
-            ConfigError::Invalid { origin, fault }
-        })?;
-        Ok(self)
+        match read_policy(&self.policy_text).and_then(|policy| {
+            let settings = read_settings(&self.given)?;
+            Ok((policy, settings))
+        }) {
+            Ok((policy, settings)) => {
+                self.policy = policy;
+                self.settings = settings;
+                Ok(self)
+            }
+            Err(fault) => Err(ConfigError::Invalid {
+                origin: self.origin_of(&fault),
+                fault,
+            }),
+        }
     }
-}
 
-fn strongest(settings: &BTreeMap<String, Setting>) -> Origin {
-    let origins = settings.values().map(|setting| &setting.origin);
-    origins.max().cloned().expect("no settings have no fault")
+    /// Who gave what is at fault.
+    fn origin_of(&self, fault: &Fault) -> Origin {
+        match self.given.get(&fault.key) {
+            Some(setting) => setting.origin.clone(),
+            None => {
+                let origins = self.given.values().map(|setting| &setting.origin);
+                origins.max().cloned().expect("nothing given has no fault")
+            }
+        }
+    }
 }
 
 /// The file that is read when no other is named.
 pub const DEFAULT_FILE: &str = "homeostat.toml";
 
-/// How the variables of each section begin; others that begin with `HOMEOSTAT_` are not ours to
-/// judge.
-const SECTIONS: [&str; 3] = [
-    "HOMEOSTAT_PLAN_",
-    "HOMEOSTAT_MONITOR_",
-    "HOMEOSTAT_SYMPTOMS_",
-];
+/// Largest file, bytes: five times what `config init` writes.
+pub const FILE_BYTES_MAX: usize = 128 * 1024;
 
-/// The environment variables, each with its key.
-fn variables() -> BTreeMap<String, String> {
-    Policy::keys()
-        .into_iter()
-        .map(|key| {
-            (
-                format!("HOMEOSTAT_{}", key.replace('.', "_").to_uppercase()),
-                key,
-            )
-        })
-        .collect()
+/// A file's text; of one that is too large so much that this can be seen.
+fn read(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    file.take(FILE_BYTES_MAX as u64 + 4)
+        .read_to_string(&mut text)?;
+    Ok(text)
 }
 
-/// A value as a variable or a flag gives it: TOML, or else a bare word.
-fn value_of(text: &str) -> Value {
-    format!("v = {text}")
-        .parse::<toml::Table>()
-        .ok()
-        .and_then(|mut table| table.remove("v"))
-        .unwrap_or_else(|| Value::String(text.to_owned()))
+/// The first gate, for a file: its values by key.
+fn typed(text: &str, keys: &[Key]) -> Result<BTreeMap<String, Value>, Fault> {
+    if text.len() > FILE_BYTES_MAX {
+        let problem = format!("larger than expected, at most {FILE_BYTES_MAX} bytes");
+        return Err(Fault::of_key("", problem));
+    }
+    let table = DeTable::parse(text).map_err(|error| Fault {
+        line: error.span().map(|span| line_of(text, span.start)),
+        ..Fault::of_key("", error.message())
+    })?;
+    let places = places(table.get_ref());
+    let at = |place: &Place| Some(line_of(text, place.span.start));
+    let names: Vec<String> = keys.iter().map(|key| key.name.clone()).collect();
+    if let Some(place) = places.iter().find(|place| !is_known(&names, &place.path)) {
+        let nearest = nearest_path(&names, &place.path);
+        return Err(Fault {
+            line: at(place),
+            ..Fault::of_key(
+                &place.path,
+                format!("unknown key, the nearest is {nearest}"),
+            )
+        });
+    }
+    let mut values = BTreeMap::new();
+    let table = text.parse().expect("what was parsed is TOML");
+    flatten("", table, &mut |key, value| {
+        values.insert(key, value);
+    });
+    check_values(&values, keys).map_err(|fault| Fault {
+        line: places
+            .iter()
+            .find(|place| place.path == fault.key)
+            .and_then(at),
+        ..fault
+    })?;
+    Ok(values)
+}
+
+/// Each value by itself, and the policy as a whole: its own check names keys too.
+fn check_values(values: &BTreeMap<String, Value>, keys: &[Key]) -> Result<(), Fault> {
+    let mut policy = String::new();
+    for (name, value) in values {
+        let Some(key) = keys.iter().find(|key| key.name == *name) else {
+            let problem = format!("{}, expected a table of keys", Literal(value));
+            return Err(Fault::of_key(name, problem));
+        };
+        if key.is_policy() {
+            policy.push_str(&format!("{name} = {}\n", Literal(value)));
+        } else {
+            key.check(value)
+                .map_err(|problem| Fault::of_key(name, problem))?;
+        }
+    }
+    read_policy(&policy).map(|_| ())
+}
+
+fn read_policy(text: &str) -> Result<Policy, Fault> {
+    Ok(Policy::parse(text)?)
+}
+
+/// The settings of the values given, and what holds between them.
+fn read_settings(given: &BTreeMap<String, Setting>) -> Result<Settings, Fault> {
+    let mut table = toml::Table::new();
+    for (key, setting) in given.iter().filter(|(key, _)| !is_policy(key)) {
+        put(&mut table, key, setting.value.clone());
+    }
+    let settings = Settings::deserialize(table)
+        .map_err(|error| Fault::of_key("", error.message().to_owned()))?;
+    let agent = &settings.agent;
+    if agent.executor == ExecutorKind::Exec && agent.exec.is_empty() {
+        let problem = "exec, expected a program in [agent.exec] too, such as healing = [\"heal\", \
+                       \"{value}\"]";
+        return Err(Fault::of_key("agent.executor", problem));
+    }
+    Ok(settings)
+}
+
+/// Puts a value where its key says.
+fn put(table: &mut toml::Table, key: &str, value: Value) {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+        }
+        Some((first, rest)) => {
+            let inner = table
+                .entry(first)
+                .or_insert_with(|| Value::Table(toml::Table::new()));
+            if let Value::Table(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// What a variable or a flag gives to a key.
+fn given(key: &Key, text: &str, origin: &Origin) -> Result<Value, ConfigError> {
+    let value = key.value_of(text);
+    // What a policy may hold its own check says, of all its values together.
+    let checked = match key.is_policy() {
+        true => Ok(()),
+        false => key.check(&value),
+    };
+    checked.map_err(|problem| ConfigError::Invalid {
+        origin: origin.clone(),
+        fault: Fault::of_key(&key.name, problem),
+    })?;
+    Ok(value)
+}
+
+/// What a variable of the environment gives: `None` when it is none of ours to judge.
+fn variable(
+    name: &str,
+    text: &str,
+    variables: &BTreeMap<String, &Key>,
+) -> Result<Option<(String, Value)>, ConfigError> {
+    let origin = Origin::Variable(name.to_owned());
+    if let Some(key) = variables.get(name) {
+        return Ok(Some((key.name.clone(), given(key, text, &origin)?)));
+    }
+    let ours = SECTIONS.iter().any(|(section, _)| {
+        let rest = name.strip_prefix("HOMEOSTAT_");
+        let rest = rest.and_then(|rest| rest.strip_prefix(&section.to_uppercase()));
+        rest.is_some_and(|rest| rest.starts_with('_'))
+    });
+    if !ours {
+        return Ok(None);
+    }
+    let nearest = variables
+        .keys()
+        .min_by_key(|known| edit_distance(known, name));
+    let nearest = nearest.map(String::as_str).unwrap_or_default();
+    let fault = Fault::of_key("", format!("no such key, the nearest is {nearest}"));
+    Err(ConfigError::Invalid { origin, fault })
 }
 
 fn flatten(prefix: &str, table: toml::Table, found: &mut impl FnMut(String, Value)) {
@@ -262,7 +431,7 @@ fn flatten(prefix: &str, table: toml::Table, found: &mut impl FnMut(String, Valu
 }
 
 /// A value in the one form that we write.
-struct Literal<'a>(&'a Value);
+pub struct Literal<'a>(pub &'a Value);
 
 impl fmt::Display for Literal<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -344,7 +513,7 @@ mod tests {
         assert_eq!(config.policy().plan.mode, Mode::Shadow);
         assert_eq!(config.policy().plan.allow, ["healing"]);
         assert_eq!(config.policy().symptoms.lossy.warning_enter, Some(3.0));
-        let origin = |key: &str| config.settings()[key].origin.to_string();
+        let origin = |key: &str| config.given()[key].origin.to_string();
         assert_eq!(origin("plan.help_s"), "h.toml");
         assert_eq!(
             origin("plan.mode"),
@@ -355,10 +524,7 @@ mod tests {
             .with_flag("--mode", "plan.mode", "act")
             .unwrap();
         assert_eq!(config.policy().plan.mode, Mode::Act);
-        assert_eq!(
-            config.settings()["plan.mode"].origin,
-            Origin::Flag("--mode")
-        );
+        assert_eq!(config.given()["plan.mode"].origin, Origin::Flag("--mode"));
     }
 
     #[test]
@@ -413,6 +579,118 @@ mod tests {
                 ("HOMEOSTAT_PLAN_COOLDOWN_S", "[{ x = 1.5 }, nan, true]"),
                 "reading environment variable HOMEOSTAT_PLAN_COOLDOWN_S: plan.cooldown_s: \
                  invalid type: sequence, expected i64",
+            ),
+        ] {
+            let got = config(file, &[variable]).map(|c| c.policy_text().to_owned());
+            assert_eq!(got, Err(expected.to_owned()));
+        }
+    }
+
+    #[test]
+    fn settings_are_told_beside_a_policy_and_leave_its_text_alone() {
+        let file = "[log]\nsync_ms = 5\n[plan]\nhelp_s = 20\n[log.keep_days]\nmetrics = 3\n\
+                    [agent]\nexecutor = \"exec\"\nexec.healing = [\"heal\", \"{value}\"]\n";
+        let environment = [
+            ("HOMEOSTAT_LOG_DIR", "2026"),
+            ("HOMEOSTAT_LOG_KEEP_DAYS_METRICS", "4"),
+            ("HOMEOSTAT_AGENT_PEERS", "[\"router:443\"]"),
+            ("HOMEOSTAT_LOGS_ELSEWHERE", "not ours"),
+        ];
+        let config = config(file, &environment).unwrap();
+        assert_eq!(config.policy_text(), "plan.help_s = 20\n");
+        let settings = config.settings();
+        assert_eq!(settings.log.sync_ms, 5);
+        assert_eq!(settings.log.dir, Path::new("2026"));
+        assert_eq!(settings.log.keep_days.metrics, 4);
+        assert_eq!(settings.log.keep_days.cycles, 7);
+        assert_eq!(settings.agent.exec["healing"], ["heal", "{value}"]);
+        assert_eq!(settings.agent.peers, ["router:443"]);
+        let config = config.with_flag("--data", "log.dir", "there").unwrap();
+        assert_eq!(config.settings().log.dir, Path::new("there"));
+        let origin = &config.given()["log.dir"].origin;
+        assert_eq!(origin, &Origin::Flag("--data"));
+        let error = config.with_flag("--listen", "web.listen", "[::]:80");
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.starts_with("reading --listen: web.listen: \"[::]:80\", expected a loopback"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_settings_cannot_be_is_refused_with_line_and_key() {
+        let too_large = "#".repeat(FILE_BYTES_MAX + 1);
+        for (file, variable, expected) in [
+            (
+                "\n[log]\nsync = 5",
+                ("PATH", ""),
+                "reading h.toml: line 3: log.sync: unknown key, the nearest is log.fsync",
+            ),
+            (
+                "[web]\ninterval_s = 5",
+                ("PATH", ""),
+                "reading h.toml: line 2: web.interval_s: unknown key, the nearest is \
+                 agent.interval_s",
+            ),
+            (
+                "[telemtry]",
+                ("PATH", ""),
+                "reading h.toml: line 1: telemtry: unknown key, the nearest is telemetry",
+            ),
+            (
+                "[agent.exec]\nheal = [\"x\"]",
+                ("PATH", ""),
+                "reading h.toml: line 2: agent.exec.heal: unknown key, the nearest is \
+                 agent.exec.healing",
+            ),
+            (
+                "log = 5",
+                ("PATH", ""),
+                "reading h.toml: line 1: log: 5, expected a table of keys",
+            ),
+            (
+                "[log]\ndir = [\"a\"]",
+                ("PATH", ""),
+                "reading h.toml: line 2: log.dir: [\"a\"], expected a path of 1 to 4096 bytes",
+            ),
+            (
+                "[loop]\n\nstop_s = 0",
+                ("PATH", ""),
+                "reading h.toml: line 3: loop.stop_s: 0, expected 1 to 600 s",
+            ),
+            (
+                "[log]\nsync_ms = ",
+                ("PATH", ""),
+                "reading h.toml: line 2: string values must be quoted, expected literal string",
+            ),
+            (
+                "[agent]\nexecutor = \"exec\"",
+                ("PATH", ""),
+                "reading h.toml: agent.executor: exec, expected a program in [agent.exec] too, \
+                 such as healing = [\"heal\", \"{value}\"]",
+            ),
+            (
+                &too_large,
+                ("PATH", ""),
+                "reading h.toml: larger than expected, at most 131072 bytes",
+            ),
+            (
+                "",
+                ("HOMEOSTAT_TELEMETRY_LEVEL", "loud"),
+                "reading environment variable HOMEOSTAT_TELEMETRY_LEVEL: telemetry.level: \
+                 \"loud\", expected error or warn or info or debug or trace",
+            ),
+            (
+                "",
+                ("HOMEOSTAT_LOG_KEEP_METRICS", "1"),
+                "reading environment variable HOMEOSTAT_LOG_KEEP_METRICS: no such key, the \
+                 nearest is HOMEOSTAT_LOG_KEEP_DAYS_METRICS",
+            ),
+            (
+                "",
+                ("HOMEOSTAT_LOG_DIR", "a\u{FFFD}b"),
+                "reading environment variable HOMEOSTAT_LOG_DIR: log.dir: \"a\u{FFFD}b\", expected \
+                 a path of 1 to 4096 bytes",
             ),
         ] {
             let got = config(file, &[variable]).map(|c| c.policy_text().to_owned());

@@ -1,7 +1,9 @@
 //! What the program itself is told, policy apart: where things lie, limits, addresses. Nothing here
 //! can change a decision but `[time] source`, which the log keeps from its beginning.
 //!
-//! Every key has a default; every one that bounds something says its unit.
+//! Every key has a default; every one that bounds something says its unit. The bounds of each, and
+//! what raising it costs, stand in the table of [`keys`](super::keys), which `config show`,
+//! `config init` and the README are made of.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,6 +25,8 @@ pub struct Settings {
     pub web: WebSettings,
     /// `[agent]`.
     pub agent: AgentSettings,
+    /// `[telemetry]`.
+    pub telemetry: TelemetrySettings,
 }
 
 /// `[log]`: the embedded log.
@@ -35,7 +39,7 @@ pub struct LogSettings {
     pub prefix: String,
     /// `group`: a sync before anything is answered or seen; `never`: the system decides.
     pub fsync: Fsync,
-    /// With `group` at most one sync in so long, ms. Default 10, 1..1000. More: fewer syncs, later answers.
+    /// With `group` at most one sync in so long, ms. Default 10.
     pub sync_ms: u64,
     /// Free space below which nothing more is taken in, MiB. Default 512.
     pub min_free_mib: u64,
@@ -45,7 +49,7 @@ pub struct LogSettings {
     pub write_buffer_mib: u64,
     /// Newest records of each inbox kept in memory, MiB. Default 16.
     pub tail_mib: u64,
-    /// Hours between copies of Analyze's rows, where `replay` starts. Default 24, 1..168.
+    /// Hours between copies of Analyze's rows, where `replay` starts. Default 24.
     pub copy_hours: u64,
     /// How long the topics are kept, days. `events` is kept for ever.
     pub keep_days: KeepDays,
@@ -84,7 +88,8 @@ pub enum Fsync {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimeSettings {
-    /// `log`: append time. `sample`: the sample's own, for simulation, backfill and tests. Fixed when the log begins.
+    /// `log`: append time. `sample`: the sample's own, for simulation, backfill and tests. Fixed
+    /// when the log begins.
     pub source: Source,
 }
 
@@ -107,7 +112,8 @@ pub struct LoopSettings {
     pub flush_records: usize,
     /// Longest wait for a commit, ms. Default 150.
     pub flush_ms: i64,
-    /// How long rows in memory may be ahead of those on disk, ms. Default 1000: what a restart folds again.
+    /// How long rows in memory may be ahead of those on disk, ms: what a restart folds again.
+    /// Default 1000.
     pub apply_ms: i64,
     /// Nodes kept decoded in memory. Default 65536, about 2.5 KB each.
     pub cached_nodes: usize,
@@ -121,7 +127,8 @@ pub struct LoopSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSettings {
-    /// Where it listens: a loopback address and port (port 0: any free one). Default `127.0.0.1:1618`; `--listen`.
+    /// Where it listens: a loopback address and port (port 0: any free one). Default
+    /// `127.0.0.1:1618`; `--listen`.
     pub listen: String,
     /// Largest body, KiB. Default 8192.
     pub body_max_kib: usize,
@@ -151,11 +158,13 @@ pub struct AgentSettings {
     pub mesh: String,
     /// The node; empty: this host's name.
     pub node: String,
-    /// How often it samples until it is told otherwise, s. Default 60, 1..3600.
+    /// How often it samples until it is told otherwise, s. Default 60.
     pub interval_s: f64,
-    /// Peers to measure latency and loss to: addresses or names, with `:port` over TCP, else by ICMP echo.
+    /// Peers to measure latency and loss to: addresses or names, with `:port` over TCP, else by
+    /// ICMP echo. Default none.
     pub peers: Vec<String>,
-    /// Measure to the neighbours and routers that the system knows, if `peers` is empty. Default true.
+    /// Measure to the neighbours and routers that the system knows, if `peers` is empty. Default
+    /// true.
     pub discover: bool,
     /// Peers measured at most. Default 16.
     pub peers_max: usize,
@@ -165,7 +174,8 @@ pub struct AgentSettings {
     pub probe_timeout_ms: u64,
     /// `log` or `exec`.
     pub executor: ExecutorKind,
-    /// With `exec`: per action kind the program and its arguments; `{value}` in an argument is what is ordered. A kind without one is refused.
+    /// With `exec`: per action kind the program and its arguments; `{value}` in an argument is what
+    /// is ordered. A kind without one is refused.
     pub exec: BTreeMap<String, Vec<String>>,
     /// How long a program may run, s. Default 30.
     pub exec_timeout_s: u64,
@@ -184,6 +194,57 @@ pub enum ExecutorKind {
     Log,
     /// Runs the program of the action's kind.
     Exec,
+}
+
+/// `[telemetry]`: what the program says of itself on standard error.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetrySettings {
+    /// The least important level that is written. Default `info`; read again at SIGHUP.
+    pub level: Level,
+    /// Lines for people, or JSON objects.
+    pub format: LineFormat,
+}
+
+/// How important a line is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// It does not go on like this.
+    Error,
+    /// Something was lost or put off.
+    Warn,
+    /// What an operator wants to have known afterwards.
+    #[default]
+    Info,
+    /// Every commit and request.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    /// The name, as in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        }
+    }
+}
+
+/// In which form lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LineFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 impl Default for LogSettings {

@@ -104,6 +104,13 @@ fn keep_once(inner: &Inner, kept: &mut Instant, flushed: &mut Instant) -> Result
     Ok(())
 }
 
+/// All of it, now.
+pub(super) fn tidy(inner: &Inner) -> Result<(), String> {
+    flush_rows(inner)?;
+    retain(inner)?;
+    copy_if_due(inner)
+}
+
 /// Ends a folder's use: rows to files, everything synced.
 pub(super) fn close(inner: &Inner) {
     if inner.failure().is_some() {

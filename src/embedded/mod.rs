@@ -368,6 +368,15 @@ impl Embedded {
         self.0.inner.failure()
     }
 
+    /// Does at once what else is done in the background about once a minute: writes the rows in
+    /// memory to files, drops what is too old or too large, copies Analyze's rows when it is time.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn tidy(&self) -> Result<(), EmbeddedError> {
+        keeper::tidy(&self.0.inner).map_err(EmbeddedError::Failed)
+    }
+
     /// A consistent copy of everything, made while the loop runs: files that never change are
     /// linked where the disk allows it.
     ///

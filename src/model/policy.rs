@@ -382,7 +382,10 @@ impl Policy {
             return Err(PolicyError {
                 line: Some(line_of(text, place.span.start)),
                 key: place.path.clone(),
-                problem: format!("unknown key, the nearest is {}", nearest_path(&place.path)),
+                problem: format!(
+                    "unknown key, the nearest is {}",
+                    nearest_path(&keys, &place.path)
+                ),
             });
         }
         let mut policy = Policy::deserialize(toml::Deserializer::from(table))
@@ -548,14 +551,15 @@ impl SymptomsPolicy {
 }
 
 /// Where a key or table of a text stands.
-struct Place {
-    path: String,
+pub(crate) struct Place {
+    /// As `plan.cooldown_s`.
+    pub(crate) path: String,
     /// From the start of its key to the end of its value.
-    span: Range<usize>,
+    pub(crate) span: Range<usize>,
 }
 
 /// The keys and tables of a text, every table before what is in it.
-fn places(table: &DeTable<'_>) -> Vec<Place> {
+pub(crate) fn places(table: &DeTable<'_>) -> Vec<Place> {
     fn walk(prefix: &str, table: &DeTable<'_>, out: &mut Vec<Place>) {
         for (key, value) in table {
             let path = format!("{prefix}{}", key.get_ref());
@@ -573,31 +577,32 @@ fn places(table: &DeTable<'_>) -> Vec<Place> {
     out
 }
 
-fn line_of(text: &str, at: usize) -> usize {
+/// The line, from 1, of a byte of a text.
+pub(crate) fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|&b| b == b'\n').count()
 }
 
 /// Whether this is one of the keys, or a table that one of them stands in.
-fn is_known(keys: &[String], path: &str) -> bool {
+pub(crate) fn is_known(keys: &[String], path: &str) -> bool {
     let mut rests = keys.iter().filter_map(|key| key.strip_prefix(path));
     rests.any(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// The keys and the tables that they stand in.
-fn known_paths() -> BTreeSet<String> {
+fn known_paths(keys: &[String]) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
-    for key in Policy::keys() {
+    for key in keys {
         let tables = key.match_indices('.').map(|(at, _)| key[..at].to_owned());
         paths.extend(tables);
-        paths.insert(key);
+        paths.insert(key.clone());
     }
     paths
 }
 
-/// The known key or table whose last part is most like that of `path`, and then the whole.
-fn nearest_path(path: &str) -> String {
+/// The key or table whose last part is most like that of `path`, and then the whole.
+pub(crate) fn nearest_path(keys: &[String], path: &str) -> String {
     let last = |path: &str| path.rsplit('.').next().map(str::to_owned);
-    known_paths()
+    known_paths(keys)
         .into_iter()
         .min_by_key(|known| {
             let (a, b) = (last(known), last(path));

@@ -44,6 +44,11 @@ impl Presence {
         silent_at.into_iter().chain(self.conflict_until).min()
     }
 
+    /// Append time of the last accepted reading.
+    pub fn heard(&self) -> Time {
+        self.heard
+    }
+
     /// Whether the node is silent.
     pub fn silent(&self) -> bool {
         self.silent

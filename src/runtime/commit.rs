@@ -488,14 +488,20 @@ fn check_evolved(
 
 /// Reads the mark; rows of another encoding are cleared (step 5).
 fn read_mark(store: &dyn Store, spec: &StageSpec) -> Result<Option<Mark>, Stop> {
-    let Some(bytes) = store.get(Mark::KEY)? else {
-        return Ok(None);
-    };
-    let mark = Mark::decode(&bytes).filter(|mark| mark.encoding == spec.encoding);
-    if mark.is_none() {
+    let mark = mark_of(store)?.filter(|mark| mark.encoding == spec.encoding);
+    if mark.is_none() && store.get(Mark::KEY)?.is_some() {
         store.clear()?;
     }
     Ok(mark)
+}
+
+/// What the rows in a store are a function of; `None`: there are none, or of a form that this
+/// program does not know. For who reads rows that are not its own.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn mark_of(store: &dyn Store) -> Result<Option<Mark>, StoreError> {
+    Ok(store.get(Mark::KEY)?.as_deref().and_then(Mark::decode))
 }
 
 fn write_mark(mark: &Mark) -> Vec<u8> {

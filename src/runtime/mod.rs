@@ -21,7 +21,7 @@ mod store;
 mod task;
 mod worker;
 
-pub use commit::{Mark, Stop};
+pub use commit::{Mark, Stop, mark_of};
 pub use log::{
     Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };

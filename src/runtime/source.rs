@@ -61,7 +61,8 @@ pub trait Source {
     /// It cannot be read.
     fn end(&mut self, of: TopicPartition) -> Result<i64, LogError>;
 
-    /// How far an inbox is folded and committed; `None` where that is not known, as in an export.
+    /// How far a running loop has folded an inbox, as committed; `None`: nobody says (an export: to
+    /// its end), or nothing was folded yet.
     ///
     /// # Errors
     /// It cannot be read.

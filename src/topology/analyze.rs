@@ -17,7 +17,7 @@ use crate::model::{
 use crate::monitor::{Fault, Reason};
 use crate::stream::{At, Signal, Stage, Step};
 
-pub use fold::{AnalyzeFold, Counts, NODES_KEPT};
+pub use fold::{AnalyzeFold, Counts, NODES_KEPT, nodes_in};
 pub use row::NodeRow;
 
 use row::{Last, Told};

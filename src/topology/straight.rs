@@ -20,6 +20,10 @@ pub struct Straight {
     now: Time,
     /// When a record last came, by inbox.
     heard: BTreeMap<Topic, Time>,
+    /// Next offset of each topic.
+    ends: BTreeMap<Topic, i64>,
+    /// What was written is not kept.
+    forgetful: bool,
     /// Everything written so far.
     pub recorded: Recorded,
 }
@@ -57,6 +61,8 @@ impl Straight {
             plan: task(Topic::PlanInbox, Box::new(PlanFold::new(0, &base))),
             now,
             heard: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            forgetful: false,
             recorded: Recorded::new(),
         };
         let opened = PlanRecord::LogOpened(LogOpened {
@@ -67,6 +73,13 @@ impl Straight {
         });
         straight.append(Topic::PlanInbox, b"", wire::encode_plan(&opened));
         straight
+    }
+
+    /// The same loop, keeping nothing of what it writes from now on.
+    #[must_use]
+    pub fn forgetful(mut self) -> Self {
+        self.forgetful = true;
+        self
     }
 
     /// The loop's time.
@@ -162,22 +175,22 @@ impl Straight {
     }
 
     fn write(&mut self, output: Output) -> Record {
-        let records = self
-            .recorded
-            .entry(TopicPartition {
-                topic: output.topic,
-                partition: 0,
-            })
-            .or_default();
-        let offset = records.len() as i64;
+        let next = self.ends.entry(output.topic).or_default();
         let record = Record {
-            offset,
+            offset: *next,
             time: self.now,
             key: output.key,
             value: output.value,
             headers: output.headers,
         };
-        records.push(record.clone());
+        *next += 1;
+        if !self.forgetful {
+            let of = TopicPartition {
+                topic: output.topic,
+                partition: 0,
+            };
+            self.recorded.entry(of).or_default().push(record.clone());
+        }
         record
     }
 }

@@ -68,7 +68,7 @@ impl AnalyzeFold {
     /// The same, keeping about so many nodes' rows decoded in memory.
     pub fn keeping(base: &Rc<dyn Base>, nodes: usize) -> Self {
         AnalyzeFold {
-            nodes: Table::new(1, base.clone()).with_clean_max(nodes),
+            nodes: nodes_in(base).with_clean_max(nodes),
             policies: Table::new(2, base.clone()),
             alarms: Alarms::new(3, base.clone()),
             stages: BTreeMap::new(),
@@ -326,6 +326,11 @@ impl Fold for AnalyzeFold {
         self.alarms.drain(&mut rows);
         rows
     }
+}
+
+/// The nodes' rows in a base, also for who only reads them.
+pub fn nodes_in(base: &Rc<dyn Base>) -> Table<NodeKey, NodeRow> {
+    Table::new(1, base.clone())
 }
 
 fn node_key(raw: &RawSample<'_>) -> Result<NodeKey, Fault> {

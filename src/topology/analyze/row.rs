@@ -27,6 +27,16 @@ pub struct NodeRow {
 }
 
 impl NodeRow {
+    /// The phi of its last accepted reading.
+    pub fn phi(&self) -> f64 {
+        self.last.phi
+    }
+
+    /// Append time of its last accepted reading; `None` before any.
+    pub fn heard(&self) -> Option<Time> {
+        self.intake.known().then(|| self.presence.heard())
+    }
+
     /// When the node wants to be woken: at its silence or the end of its conflict.
     pub fn wake_at(&self, at: &At) -> Option<Time> {
         self.intake

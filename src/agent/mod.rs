@@ -1,0 +1,166 @@
+//! A node's side: collect, send, obey, report.
+//!
+//! [`run`] is all of it: three tasks on one thread, over one folder.
+//! - Sampling: `collect.rs` measures, `probe.rs` asks the peers, `sampling.rs` numbers the readings.
+//! - Sending: `buffer.rs` keeps what is not sent yet, `outbox.rs` sends it.
+//! - Obeying: `obeying.rs` follows the directives; `journal.rs` remembers, `executor.rs` acts.
+//!
+//! [`client`] speaks HTTP with the door; [`survey`] says what this host measures, and why not the
+//! rest.
+//!
+//! What a crash loses: at most the sample under way. No order is begun twice, no outcome is lost:
+//! see [`crate::execute`].
+
+pub mod client;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::config::settings::AgentSettings;
+use crate::model::{MeshId, NodeId, NodeKey};
+
+use buffer::Buffer;
+use client::{Client, Server};
+use collect::Collector;
+use executor::Hands;
+use folder::Folder;
+use obeying::Obeyer;
+use outbox::{Outbox, Sender};
+use sampling::{Sampler, now_ms};
+
+pub use collect::{Missing, Survey, survey};
+
+mod buffer;
+mod collect;
+mod executor;
+mod folder;
+mod journal;
+mod obeying;
+mod outbox;
+mod probe;
+mod sampling;
+#[cfg(test)]
+mod scratch;
+mod sse;
+
+/// How long a last try to send may take when the agent is told to stop.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// Why an agent ended, or did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A setting that it cannot start with.
+    #[error("starting the agent: {0}")]
+    Setting(String),
+    /// One agent per folder.
+    #[error(
+        "taking hold of {}: {holder} has it (stop that agent, or give this one a folder of its own)",
+        dir.display()
+    )]
+    Held {
+        /// The folder.
+        dir: PathBuf,
+        /// Who holds it.
+        holder: String,
+    },
+    /// The disk.
+    #[error("{doing} {}: {source} (is the disk full, or read-only?)", path.display())]
+    File {
+        /// What was attempted.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file that this program did not leave so.
+    #[error("reading {}: {fault} ({next})", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+        /// What to do.
+        next: &'static str,
+    },
+}
+
+/// Runs an agent for this host over the door at `server`, with what it remembers in `dir`, until
+/// `stop` is true. To be driven on one thread; what is under way when it is told to stop ends
+/// first, within seconds.
+///
+/// # Errors
+/// A setting it cannot start with, a folder that another agent holds, or a disk that does not take
+/// what must be remembered. An unreachable door is none: it is waited for.
+pub async fn run(
+    settings: &AgentSettings,
+    server: Server,
+    dir: &Path,
+    stop: watch::Receiver<bool>,
+) -> Result<(), AgentError> {
+    let node = node_key(settings)?;
+    if !INTERVAL_S.contains(&settings.interval_s) {
+        let given = settings.interval_s;
+        let words = format!("[agent] interval_s = {given}, expected 1 to 3600");
+        return Err(AgentError::Setting(words));
+    }
+    let folder = Folder::take(dir)?;
+    let boot = folder.next_boot(now_ms())?;
+    let buffer = Buffer::open(&folder.path("buffer"), settings.buffer_kib << 10)?;
+    let outbox = Outbox::new(buffer);
+    let client = Client::new(server, Duration::from_secs(settings.request_timeout_s));
+    let (interval_s, told) = watch::channel(settings.interval_s);
+    let hands = Hands::new(settings, interval_s.clone(), stop.clone());
+    let obeyer = Obeyer::new(&client, &folder, &node, &outbox, hands, interval_s)?;
+    let collector = Collector::new(settings, boot)?;
+    let sampler = Sampler::new(&node, &outbox, collector, boot);
+    let mut sender = Sender::new(&client, &outbox, boot);
+    tracing::info!(%node, server = %client.server(), boot, "the agent runs");
+
+    let working = async {
+        let obeying = obeyer.run(boot, stop.clone());
+        let (obeyed, ()) = tokio::join!(obeying, sampler.run(told, stop.clone()));
+        obeyed
+    };
+    tokio::select! {
+        ended = working => ended?,
+        failed = sender.run() => match failed? {},
+    }
+    match timeout(FLUSH_MAX, sender.flush()).await {
+        Ok(flushed) => flushed,
+        Err(_) => Ok(()),
+    }
+}
+
+/// Bounds of the interval that it samples at by itself, s; tests may be faster than people.
+const INTERVAL_S: std::ops::RangeInclusive<f64> = 0.05..=3600.0;
+
+/// The node that an agent with these settings speaks for: by default this host.
+///
+/// # Errors
+/// A name that is none.
+pub fn node_key(settings: &AgentSettings) -> Result<NodeKey, AgentError> {
+    let host = || sysinfo::System::host_name().unwrap_or_default();
+    let name = match settings.node.is_empty() {
+        true => host(),
+        false => settings.node.clone(),
+    };
+    let mesh = MeshId::parse(&settings.mesh).filter(|mesh| !mesh.is_none());
+    let wrong = |key: &str, given: &str| {
+        AgentError::Setting(format!(
+            "[agent] {key} = {given:?}, expected a name of 1 to 255 bytes (or --{key})"
+        ))
+    };
+    Ok(NodeKey {
+        mesh: mesh.ok_or_else(|| wrong("mesh", &settings.mesh))?,
+        node: NodeId::parse(&name).ok_or_else(|| wrong("node", &name))?,
+    })
+}
+
+/// Returns when `stop` is true, or nobody is left who could say so.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,376 @@
+//! Obeying: directives are followed at the door and done once each.
+//!
+//! The rule and the order of its durable steps is [`crate::execute`]'s; here are the door, the
+//! journal and the hands.
+//!
+//! - Right before a directive is judged the door is asked what its log is called and what time it
+//!   is: an order of a log that was replaced, or one that lay somewhere for too long, is not begun.
+//! - An event counts as seen (its id is what the next connection resumes behind) when its outcome is
+//!   in the buffer. A start begins without an id, a longest ttl back, and reports once more what the
+//!   journal holds: a crash between the journal and the buffer loses no outcome.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+
+use super::client::{Client, SseEvent, quote};
+use super::executor::{Hands, sample_every};
+use super::folder::Folder;
+use super::journal::Journal;
+use super::outbox::{Backoff, Link, Outbox};
+use super::{AgentError, stopped};
+use crate::execute::{Admission, Answer, Progress, obey, settle};
+use crate::model::{Action, Directive, NodeKey, Outcome, OutcomeResult, Time, parse_rfc3339};
+use crate::wire;
+
+/// For how long it is believed what the door said of its log.
+const LEARNED_LASTS: Duration = Duration::from_secs(1);
+
+/// A connection that lasted so long was a good one.
+const GOOD_AFTER: Duration = Duration::from_secs(10);
+
+/// Follows and does directives.
+pub(super) struct Obeyer<'a> {
+    client: &'a Client,
+    folder: &'a Folder,
+    node: &'a NodeKey,
+    outbox: &'a Outbox,
+    /// The interval it samples at by itself, s.
+    own_interval_s: f64,
+    interval_s: watch::Sender<f64>,
+    /// Not there while they work.
+    hands: Option<Hands>,
+    log: Option<Log>,
+    learned: Option<(Learned, Instant)>,
+    last_event_id: Option<String>,
+}
+
+/// The log that is obeyed.
+struct Log {
+    id: String,
+    /// Not there while a directive is done.
+    memory: Option<Memory>,
+    /// What was begun before a crash is settled.
+    settled: bool,
+}
+
+struct Memory {
+    admission: Admission,
+    journal: Journal,
+}
+
+/// What the door says of its log.
+#[derive(Clone, Debug)]
+struct Learned {
+    log_id: String,
+    /// No earlier than this it is there.
+    now: Time,
+}
+
+/// Why following ended.
+enum Ended {
+    Stopped,
+    Lost(String),
+}
+
+impl<'a> Obeyer<'a> {
+    /// Takes up what the journal of the log that was obeyed last says; `interval_s` then is what it
+    /// was told.
+    pub(super) fn new(
+        client: &'a Client,
+        folder: &'a Folder,
+        node: &'a NodeKey,
+        outbox: &'a Outbox,
+        hands: Hands,
+        interval_s: watch::Sender<f64>,
+    ) -> Result<Obeyer<'a>, AgentError> {
+        let own_interval_s = *interval_s.borrow();
+        let mut obeyer = Obeyer {
+            client,
+            folder,
+            node,
+            outbox,
+            own_interval_s,
+            interval_s,
+            hands: Some(hands),
+            log: None,
+            learned: None,
+            last_event_id: None,
+        };
+        if let Some(log_id) = folder.log_id()? {
+            obeyer.open(log_id)?;
+        }
+        Ok(obeyer)
+    }
+
+    /// Obeys until it is told to stop; what is under way then ends first.
+    ///
+    /// # Errors
+    /// The journal's or the buffer's: what memory holds is then not what a restart will find.
+    pub(super) async fn run(
+        mut self,
+        seed: i64,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<(), AgentError> {
+        // Another number than the sending has: they do not come back in one moment.
+        let mut backoff = Backoff::new(!seed);
+        let mut link = Link::new("following directives");
+        loop {
+            let began = Instant::now();
+            match self.follow(&mut stop, &mut link).await? {
+                Ended::Stopped => return Ok(()),
+                Ended::Lost(why) => link.lost(&why),
+            }
+            if began.elapsed() > GOOD_AFTER {
+                backoff.reset();
+            }
+            tokio::select! {
+                () = sleep(backoff.next()) => {}
+                () = stopped(&mut stop) => return Ok(()),
+            }
+        }
+    }
+
+    /// One connection: learns the log, settles, follows.
+    async fn follow(
+        &mut self,
+        stop: &mut watch::Receiver<bool>,
+        link: &mut Link,
+    ) -> Result<Ended, AgentError> {
+        self.learned = None;
+        let learned = tokio::select! {
+            learned = self.learn() => learned,
+            () = stopped(stop) => return Ok(Ended::Stopped),
+        };
+        let learned = match learned {
+            Ok(learned) => learned,
+            Err(why) => return Ok(Ended::Lost(why)),
+        };
+        self.adopt(learned).await?;
+        let path = self.path();
+        let following = tokio::select! {
+            events = self.client.follow(&path, self.last_event_id.as_deref()) => events,
+            () = stopped(stop) => return Ok(Ended::Stopped),
+        };
+        let mut events = match following {
+            Ok(events) => events,
+            Err(error) => return Ok(Ended::Lost(error.to_string())),
+        };
+        link.found();
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = stopped(stop) => return Ok(Ended::Stopped),
+            };
+            let ended = match event {
+                Ok(Some(event)) => self.take(event, stop).await?,
+                Ok(None) => Some(Ended::Lost("the door ended the stream".to_owned())),
+                Err(error) => Some(Ended::Lost(error.to_string())),
+            };
+            if let Some(ended) = ended {
+                return Ok(ended);
+            }
+        }
+    }
+
+    fn path(&self) -> String {
+        let (mesh, node) = (self.node.mesh.as_str(), self.node.node.as_str());
+        let from = match self.last_event_id {
+            Some(_) => "",
+            None => "&since_ttl=1",
+        };
+        format!(
+            "/v1/directives?mesh={}&node={}{from}",
+            quote(mesh),
+            quote(node)
+        )
+    }
+
+    /// Asks the door for its log and its time, unless it said so a moment ago.
+    async fn learn(&mut self) -> Result<Learned, String> {
+        #[derive(Deserialize)]
+        struct LogForm {
+            log_id: Option<String>,
+            time: Option<String>,
+        }
+        if let Some((learned, at)) = &self.learned
+            && at.elapsed() < LEARNED_LASTS
+        {
+            return Ok(learned.clone());
+        }
+        let asked = self.client.send("GET", "/v1/log", "", Vec::new()).await;
+        let answer = asked.map_err(|error| error.to_string())?;
+        let wrong = |what: &str| {
+            let server = self.client.server();
+            format!("GET /v1/log on {server}: answered {} {what}", answer.status)
+        };
+        let form: LogForm = serde_json::from_slice(&answer.body)
+            .map_err(|_| wrong("without the name of a log (is it a Homeostat's door?)"))?;
+        let log_id = form.log_id.filter(|id| !id.is_empty());
+        let log_id = log_id.ok_or_else(|| wrong("that its log is not opened yet"))?;
+        // A date is cut to the second: what may be over is over.
+        let dated = answer.date.map(|Time(ms)| Time(ms + 999));
+        let said = form.time.and_then(|text| parse_rfc3339(text.as_bytes()));
+        let now = said.map(Time).or(dated);
+        let now = now.ok_or_else(|| wrong("without a time"))?;
+        let learned = Learned { log_id, now };
+        self.learned = Some((learned.clone(), Instant::now()));
+        Ok(learned)
+    }
+
+    /// Obeys this log from now on, and settles what was begun before a crash.
+    async fn adopt(&mut self, learned: Learned) -> Result<(), AgentError> {
+        let known = self.log.as_ref().map(|log| log.id.clone());
+        if known.as_ref() != Some(&learned.log_id) {
+            if let Some(old) = known {
+                let new = &learned.log_id;
+                tracing::warn!(
+                    old,
+                    new,
+                    "the door has another log: what the old one ordered is set aside, and counts \
+                     again only if that log comes back"
+                );
+            }
+            self.last_event_id = None;
+            self.open(learned.log_id.clone())?;
+            self.folder.keep_log_id(&learned.log_id)?;
+        }
+        if self.log.as_ref().is_some_and(|log| log.settled) {
+            return Ok(());
+        }
+        let outcomes = self
+            .work(move |memory, hands| {
+                let journal = &mut |row: &_| memory.journal.append(row);
+                settle(&mut memory.admission, hands, journal, learned.now)?;
+                let ended = memory
+                    .admission
+                    .rows()
+                    .filter_map(|row| match &row.progress {
+                        Progress::Done(outcome) => Some(outcome.clone()),
+                        Progress::Begun => None,
+                    });
+                Ok(ended.collect::<Vec<Outcome>>())
+            })
+            .await?;
+        for outcome in &outcomes {
+            self.outbox.report(outcome)?;
+        }
+        self.log.as_mut().expect("a log is adopted").settled = true;
+        Ok(())
+    }
+
+    /// Opens the journal of a log and takes up the interval that it says.
+    fn open(&mut self, log_id: String) -> Result<(), AgentError> {
+        let (journal, admission) = Journal::open(self.folder, self.node, &log_id)?;
+        let told = told_interval_s(&admission);
+        let interval_s = told.map_or(self.own_interval_s, f64::from);
+        sample_every(&self.interval_s, interval_s);
+        self.log = Some(Log {
+            id: log_id,
+            memory: Some(Memory { admission, journal }),
+            settled: false,
+        });
+        Ok(())
+    }
+
+    /// Judges and does one event's directive; `Some`: following ended over it, and the event comes
+    /// again.
+    async fn take(
+        &mut self,
+        event: SseEvent,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Result<Option<Ended>, AgentError> {
+        match wire::json::decode_directive(event.data.as_bytes()) {
+            Err(reject) => tracing::warn!(
+                offset = event.id,
+                "passed over: {}: {}",
+                reject.reason,
+                reject.detail
+            ),
+            Ok(directive) => {
+                let learned = tokio::select! {
+                    learned = self.learn() => learned,
+                    () = stopped(stop) => return Ok(Some(Ended::Stopped)),
+                };
+                let learned = match learned {
+                    Ok(learned) => learned,
+                    Err(why) => return Ok(Some(Ended::Lost(why))),
+                };
+                if self.log.as_ref().is_none_or(|log| log.id != learned.log_id) {
+                    let why = format!("the log is now {}", learned.log_id);
+                    return Ok(Some(Ended::Lost(why)));
+                }
+                self.obey(directive, learned.now).await?;
+            }
+        }
+        if !event.id.is_empty() {
+            self.last_event_id = Some(event.id);
+        }
+        Ok(None)
+    }
+
+    async fn obey(&mut self, directive: Directive, now: Time) -> Result<(), AgentError> {
+        let (id, action) = (directive.id.clone(), directive.action);
+        let answer = self
+            .work(move |memory, hands| {
+                let journal = &mut |row: &_| memory.journal.append(row);
+                let answer = obey(&mut memory.admission, hands, journal, &directive, now)?;
+                memory.journal.tidy(&memory.admission)?;
+                Ok(answer)
+            })
+            .await?;
+        match answer {
+            Answer::Report(outcome) => {
+                let observed = outcome.observed.as_deref().unwrap_or("");
+                let result = outcome.result.name();
+                tracing::info!(id, ?action, result, observed, "directive");
+                self.outbox.report(&outcome)
+            }
+            Answer::Ignored(why) => {
+                tracing::info!(id, ?action, ?why, "directive ignored");
+                Ok(())
+            }
+        }
+    }
+
+    /// Does something with journal and hands on a thread of its own, so that the sampling and the
+    /// sending go on. Not to be cut short.
+    async fn work<T: Send + 'static>(
+        &mut self,
+        job: impl FnOnce(&mut Memory, &mut Hands) -> Result<T, AgentError> + Send + 'static,
+    ) -> Result<T, AgentError> {
+        let log = self.log.as_mut().expect("a log is adopted");
+        let mut memory = log.memory.take().expect("one job at a time");
+        let mut hands = self.hands.take().expect("one job at a time");
+        let working = spawn_blocking(move || {
+            let done = job(&mut memory, &mut hands);
+            (memory, hands, done)
+        });
+        match working.await {
+            Ok((memory, hands, done)) => {
+                log.memory = Some(memory);
+                self.hands = Some(hands);
+                done
+            }
+            // A broken rule: the process must not go on as if nothing were.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// The interval that was ordered and taken up last, s.
+fn told_interval_s(admission: &Admission) -> Option<u32> {
+    admission
+        .rows()
+        .find_map(|row| match (&row.progress, row.directive.action) {
+            (Progress::Done(outcome), Action::MonitoringInterval { interval_s })
+                if outcome.result == OutcomeResult::Applied =>
+            {
+                Some(interval_s)
+            }
+            _ => None,
+        })
+}

@@ -1,0 +1,289 @@
+//! Sending: what waits in the buffer goes to the door, oldest first, until it is answered.
+//!
+//! A batch leaves the buffer after the answer, whatever the door took of it: a line that it rejects
+//! would be rejected again. While nobody answers, or the door asks to wait, the next try comes later
+//! and later, at most 30 s (or what the door asked for, at most 300 s).
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::AgentError;
+use super::buffer::{BATCH_BYTES_MAX, Batch, Buffer, Lane};
+use super::client::{Answer, Client, beginning};
+use crate::model::Outcome;
+
+/// What is to be sent; filled by the sampling and the obeying, emptied by the sending.
+pub(super) struct Outbox {
+    buffer: RefCell<Buffer>,
+    filled: Notify,
+    /// The disk did not take a sample: said once until it does again.
+    stuck: Cell<bool>,
+}
+
+impl Outbox {
+    pub(super) fn new(buffer: Buffer) -> Outbox {
+        Outbox {
+            buffer: RefCell::new(buffer),
+            filled: Notify::new(),
+            stuck: Cell::new(false),
+        }
+    }
+
+    /// Puts a report in; durable when it returns.
+    pub(super) fn report(&self, outcome: &Outcome) -> Result<(), AgentError> {
+        let line = serde_json::to_string(outcome).expect("an outcome has only names and numbers");
+        self.put(Lane::Outcomes, &line)
+    }
+
+    /// Puts a sample in. A disk that takes none is no reason to stop: the next one may fit.
+    pub(super) fn sample(&self, line: &str) {
+        match self.put(Lane::Samples, line) {
+            Ok(()) => self.stuck.set(false),
+            Err(error) if self.stuck.replace(true) => drop(error),
+            Err(error) => tracing::error!("a sample is lost: {error}"),
+        }
+    }
+
+    fn put(&self, lane: Lane, line: &str) -> Result<(), AgentError> {
+        let dropped = self.buffer.borrow_mut().push(lane, line)?;
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "the buffer is full: the oldest went (see [agent] buffer_kib)"
+            );
+        }
+        self.filled.notify_one();
+        Ok(())
+    }
+}
+
+/// Empties the outbox.
+pub(super) struct Sender<'a> {
+    client: &'a Client,
+    outbox: &'a Outbox,
+    backoff: Backoff,
+    link: Link,
+    batch_max: u64,
+}
+
+/// What came of one batch.
+enum Sent {
+    /// Nothing is left.
+    All,
+    /// There may be more.
+    One,
+    /// Not now.
+    Later {
+        why: String,
+        after: Option<Duration>,
+    },
+}
+
+impl<'a> Sender<'a> {
+    /// `seed` tells this agent's tries from those of others that lost the same door.
+    pub(super) fn new(client: &'a Client, outbox: &'a Outbox, seed: i64) -> Sender<'a> {
+        Sender {
+            client,
+            outbox,
+            backoff: Backoff::new(seed),
+            link: Link::new("sending"),
+            batch_max: BATCH_BYTES_MAX,
+        }
+    }
+
+    /// Sends what there is and what comes, for ever.
+    ///
+    /// # Errors
+    /// The buffer's.
+    pub(super) async fn run(&mut self) -> Result<Infallible, AgentError> {
+        loop {
+            match self.send_one().await? {
+                Sent::All => self.outbox.filled.notified().await,
+                Sent::One => {}
+                Sent::Later { why, after } => {
+                    self.link.lost(&why);
+                    sleep(self.backoff.next().max(after.unwrap_or_default())).await;
+                }
+            }
+        }
+    }
+
+    /// Sends what there is, without waiting for what may come; gives up at the first trouble.
+    ///
+    /// # Errors
+    /// The buffer's.
+    pub(super) async fn flush(&mut self) -> Result<(), AgentError> {
+        while let Sent::One = self.send_one().await? {}
+        let left = self.outbox.buffer.borrow().lines();
+        if left > 0 {
+            tracing::info!(left, "what is not sent waits for the next start");
+        }
+        Ok(())
+    }
+
+    async fn send_one(&mut self) -> Result<Sent, AgentError> {
+        let oldest = self.outbox.buffer.borrow_mut().oldest(self.batch_max)?;
+        let Some(batch) = oldest else {
+            return Ok(Sent::All);
+        };
+        let path = match batch.lane {
+            Lane::Outcomes => "/v1/outcomes",
+            Lane::Samples => "/v1/metrics",
+        };
+        let sending = self.client.send("POST", path, NDJSON, batch.bytes.clone());
+        let answer = match sending.await {
+            Ok(answer) => answer,
+            Err(error) => {
+                return Ok(Sent::Later {
+                    why: error.to_string(),
+                    after: None,
+                });
+            }
+        };
+        self.settle(&batch, path, &answer)
+    }
+
+    /// What an answer means for a batch.
+    fn settle(&mut self, batch: &Batch, path: &str, answer: &Answer) -> Result<Sent, AgentError> {
+        match answer.status {
+            200..=299 => say_rejected(batch, path, &answer.body),
+            413 if batch.lines() > 1 => {
+                self.batch_max = (batch.bytes.len() as u64 / 2).max(1);
+                return Ok(Sent::One);
+            }
+            status @ (400 | 413 | 422) => {
+                let (lines, words) = (batch.lines(), beginning(&answer.body));
+                tracing::warn!(lines, "{path} answered {status}, dropped: {words}");
+            }
+            status => {
+                let server = self.client.server();
+                let words = beginning(&answer.body);
+                return Ok(Sent::Later {
+                    why: format!("POST {path} on {server}: answered {status}: {words}"),
+                    after: answer
+                        .retry_after_s
+                        .map(|s| Duration::from_secs(s.min(300))),
+                });
+            }
+        }
+        self.backoff.reset();
+        self.link.found();
+        self.outbox.buffer.borrow_mut().sent(batch)?;
+        Ok(Sent::One)
+    }
+}
+
+const NDJSON: &str = "application/x-ndjson";
+
+/// Says which lines the door did not take, and why: they will not be sent again.
+fn say_rejected(batch: &Batch, path: &str, body: &[u8]) {
+    #[derive(Deserialize)]
+    struct Taken {
+        #[serde(default)]
+        rejected: Vec<Rejected>,
+    }
+    #[derive(Deserialize)]
+    struct Rejected {
+        line: usize,
+        reason: String,
+    }
+    let Ok(taken) = serde_json::from_slice::<Taken>(body) else {
+        return;
+    };
+    let lines: Vec<&[u8]> = batch.bytes.split(|&b| b == b'\n').collect();
+    for Rejected { line, reason } in taken.rejected {
+        let text = line.checked_sub(1).and_then(|at| lines.get(at));
+        let text = beginning(text.copied().unwrap_or_default());
+        tracing::warn!(reason, "{path} rejected, dropped: {text}");
+    }
+}
+
+/// Waits between tries: from half a second on, doubled each time, at most 30 s, less up to half of
+/// it by chance, so that a thousand agents do not come back in one moment.
+pub(super) struct Backoff {
+    seed: u64,
+    tries: u32,
+}
+
+impl Backoff {
+    pub(super) fn new(seed: i64) -> Backoff {
+        Backoff {
+            seed: seed as u64,
+            tries: 0,
+        }
+    }
+
+    /// How long to wait before the next try.
+    pub(super) fn next(&mut self) -> Duration {
+        const FIRST_MS: u64 = 500;
+        const LONGEST_MS: u64 = 30_000;
+        let whole = (FIRST_MS << self.tries.min(10)).min(LONGEST_MS);
+        self.tries = self.tries.saturating_add(1);
+        // Steps of splitmix64: any number will do, as long as agents have different ones.
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        Duration::from_millis(whole - (mixed >> 33) % (whole / 2))
+    }
+
+    /// It went well.
+    pub(super) fn reset(&mut self) {
+        self.tries = 0;
+    }
+}
+
+/// Says when a connection is lost and when it is found again; once each.
+pub(super) struct Link {
+    what: &'static str,
+    lost: bool,
+}
+
+impl Link {
+    pub(super) fn new(what: &'static str) -> Link {
+        Link { what, lost: false }
+    }
+
+    pub(super) fn lost(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.lost, true) {
+            tracing::warn!("{}: {why}; trying again", self.what);
+        }
+    }
+
+    pub(super) fn found(&mut self) {
+        if std::mem::take(&mut self.lost) {
+            tracing::info!("{}: connected again", self.what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_bound_and_differ_between_agents() {
+        let waits = |seed| {
+            let mut backoff = Backoff::new(seed);
+            std::iter::from_fn(move || Some(backoff.next().as_millis())).take(100)
+        };
+        for (at, wait) in waits(7).enumerate() {
+            let whole = (500_u128 << at.min(10)).min(30_000);
+            assert!(wait > whole / 2 && wait <= whole, "{at}: {wait}");
+        }
+        assert!(waits(7).ne(waits(8)));
+    }
+
+    #[test]
+    fn after_a_success_it_is_soon_again() {
+        let mut backoff = Backoff::new(7);
+        for _ in 0..20 {
+            backoff.next();
+        }
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_millis(500));
+    }
+}
