@@ -82,4 +82,11 @@ pub mod runtime;
 pub mod sim;
 pub mod stream;
 pub mod topology;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the door: it owns sockets, their time-outs and locks"
+)]
+pub mod web;
 pub mod wire;

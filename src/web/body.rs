@@ -106,7 +106,11 @@ impl Bodies {
             whole.extend_from_slice(&piece);
         }
         Ok(Held {
-            bytes: if whole.is_empty() { first } else { whole.into() },
+            bytes: if whole.is_empty() {
+                first
+            } else {
+                whole.into()
+            },
             _room: room,
         })
     }
@@ -203,17 +207,11 @@ mod tests {
         run(async {
             let bodies = Bodies::new(1, Duration::from_secs(5));
             let refused = bodies.read(&length(1 << 30), Body::empty()).await;
-            assert_eq!(
-                refused.err().unwrap().status,
-                StatusCode::PAYLOAD_TOO_LARGE
-            );
+            assert_eq!(refused.err().unwrap().status, StatusCode::PAYLOAD_TOO_LARGE);
             let refused = bodies
                 .read(&HeaderMap::new(), Body::from(vec![0; 1025]))
                 .await;
-            assert_eq!(
-                refused.err().unwrap().status,
-                StatusCode::PAYLOAD_TOO_LARGE
-            );
+            assert_eq!(refused.err().unwrap().status, StatusCode::PAYLOAD_TOO_LARGE);
         });
     }
 

@@ -91,7 +91,14 @@ mod tests {
 
     #[test]
     fn the_page_needs_nothing_from_elsewhere_and_writes_no_html() {
-        for word in ["http://", "https://", "src=", "innerHTML", "onclick=", "style=\""] {
+        for word in [
+            "http://",
+            "https://",
+            "src=",
+            "innerHTML",
+            "onclick=",
+            "style=\"",
+        ] {
             assert!(!HTML.contains(word), "{word}");
         }
         for element in ["<script>", "<style>"] {

@@ -171,7 +171,10 @@ mod tests {
 
     #[test]
     fn an_id_says_its_kind_and_seq() {
-        assert_eq!(parts("dir-1042-0f3a9c12b77d"), Some((IdKind::Directive, 1042)));
+        assert_eq!(
+            parts("dir-1042-0f3a9c12b77d"),
+            Some((IdKind::Directive, 1042))
+        );
         assert_eq!(parts("inc-0-aa"), Some((IdKind::Incident, 0)));
         assert_eq!(parts("wh-7-aa"), Some((IdKind::Withheld, 7)));
         for id in ["", "dir", "dir-1042", "dir-x-aa", "hold-1-aa", "dir--1-aa"] {

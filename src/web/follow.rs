@@ -276,7 +276,10 @@ mod tests {
             as_event(&line),
             "id: 17\nevent: NodeSilent\ndata: {\"a\":\"\\n\"}\n\n"
         );
-        assert_eq!(as_lines(&[line.clone(), line]), "{\"a\":\"\\n\"}\n{\"a\":\"\\n\"}\n");
+        assert_eq!(
+            as_lines(&[line.clone(), line]),
+            "{\"a\":\"\\n\"}\n{\"a\":\"\\n\"}\n"
+        );
         assert_eq!(keep_alive(0), ":\n\n");
         assert_eq!(keep_alive(5), ":\nid: 4\n\n");
     }

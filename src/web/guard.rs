@@ -67,7 +67,13 @@ mod tests {
 
     #[test]
     fn programs_and_the_own_page_pass() {
-        for host in ["127.0.0.1:1618", "localhost", "LOCALHOST:9", "[::1]:1618", "a.localhost:1"] {
+        for host in [
+            "127.0.0.1:1618",
+            "localhost",
+            "LOCALHOST:9",
+            "[::1]:1618",
+            "a.localhost:1",
+        ] {
             check(Some(host), None, true);
             check(Some(host), Some(&format!("http://{host}")), true);
         }

@@ -84,7 +84,9 @@ impl Pulse {
     /// Before the first beat.
     pub fn new() -> Self {
         let histogram = |name: &str, words: &str| {
-            let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0];
+            let buckets = [
+                0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
+            ];
             let opts = HistogramOpts::new(name, words).buckets(buckets.to_vec());
             Histogram::with_opts(opts).expect("the name is one")
         };
@@ -270,10 +272,7 @@ mod tests {
     fn check(change: impl FnOnce(&mut Signs), live: Option<&str>, ready: Option<&str>) {
         let mut signs = well();
         change(&mut signs);
-        for (reasons, expected) in [
-            (why_not_live(&signs), live),
-            (why_not_ready(&signs), ready),
-        ] {
+        for (reasons, expected) in [(why_not_live(&signs), live), (why_not_ready(&signs), ready)] {
             match expected {
                 None => assert_eq!(reasons, [""; 0], "{signs:?}"),
                 Some(words) => assert!(
@@ -299,7 +298,11 @@ mod tests {
             None,
         );
         check(|s| s.turned = None, None, Some("not begun"));
-        check(|s| s.waiting = 11, None, Some("more than web.queue_max = 10"));
+        check(
+            |s| s.waiting = 11,
+            None,
+            Some("more than web.queue_max = 10"),
+        );
         check(|s| s.free_mib = 511, None, Some("log.min_free_mib = 512"));
         check(|s| s.named = false, None, Some("not opened"));
     }

@@ -20,15 +20,19 @@ use super::query::Asked;
 pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
     let asked = Asked::read(uri, &["mesh", "node", "since", "limit"])?;
     door.story.caught_up(&door.log).await?;
-    door.read(move |door| Ok(answer::lines(door.story.show(|views| {
-        let all = views.incidents.iter();
-        page(all.map(|(id, incident)| (id.as_str(), incident)), &asked)
-    }))))
+    door.read(move |door| {
+        Ok(answer::lines(door.story.show(|views| {
+            let all = views.incidents.iter();
+            page(all.map(|(id, incident)| (id.as_str(), incident)), &asked)
+        })))
+    })
     .await
 }
 
 fn page<'a>(all: impl Iterator<Item = (&'a str, &'a Incident)>, asked: &Asked) -> String {
-    let mut wanted: Vec<_> = all.filter(|(_, incident)| is_wanted(incident, asked)).collect();
+    let mut wanted: Vec<_> = all
+        .filter(|(_, incident)| is_wanted(incident, asked))
+        .collect();
     wanted.sort_by(|(a_id, a), (b_id, b)| (b.opened_at, b_id).cmp(&(a.opened_at, a_id)));
     let mut out = String::new();
     for (id, incident) in wanted.into_iter().take(asked.limit()) {

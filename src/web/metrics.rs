@@ -228,7 +228,9 @@ fn of_loop(page: &Page, door: &Door) {
         "homeostat_phase_seconds_total",
         "Time spent in a phase of the loop.",
         "phase",
-        beat.spent.iter().map(|(phase, t)| (*phase, t.as_secs_f64())),
+        beat.spent
+            .iter()
+            .map(|(phase, t)| (*phase, t.as_secs_f64())),
     );
     page.counters(
         "homeostat_loop_total",
@@ -399,7 +401,10 @@ mod tests {
     #[test]
     fn openmetrics_is_asked_for_by_its_name() {
         for (accept, open) in [
-            ("application/openmetrics-text; version=1.0.0,text/plain;q=0.5", true),
+            (
+                "application/openmetrics-text; version=1.0.0,text/plain;q=0.5",
+                true,
+            ),
             ("text/plain", false),
             ("*/*", false),
         ] {
@@ -428,7 +433,10 @@ mod tests {
         );
         assert!(!text.contains("mttr") && !text.contains("NaN"), "{text}");
         if cfg!(target_os = "linux") {
-            assert!(text.contains("# TYPE homeostat_cpu_seconds_total counter"), "{text}");
+            assert!(
+                text.contains("# TYPE homeostat_cpu_seconds_total counter"),
+                "{text}"
+            );
         }
     }
 

@@ -50,7 +50,9 @@ impl Asked {
 
     fn set(&mut self, word: &str, value: &str) -> Result<(), Refusal> {
         let wrong = |expected: &str| {
-            Refusal::bad(format!("{word}={value:?}: expected {expected}, e.g. {word}=1"))
+            Refusal::bad(format!(
+                "{word}={value:?}: expected {expected}, e.g. {word}=1"
+            ))
         };
         let number = || value.parse::<i64>().ok().filter(|n| *n >= 0);
         match word {
@@ -141,7 +143,16 @@ const LIMIT_MAX: usize = 10_000;
 mod tests {
     use super::*;
 
-    const KNOWN: &[&str] = &["mesh", "node", "type", "from", "since", "since_ttl", "limit", "after"];
+    const KNOWN: &[&str] = &[
+        "mesh",
+        "node",
+        "type",
+        "from",
+        "since",
+        "since_ttl",
+        "limit",
+        "after",
+    ];
 
     fn read(query: &str) -> Result<Asked, Refusal> {
         Asked::read(&format!("/v1/events?{query}").parse().unwrap(), KNOWN)

@@ -153,7 +153,9 @@ pub(super) async fn copied_rows(
             .and_then(|id: i64| copies.iter().find(|copy| copy.id == id))
             .ok_or_else(|| no_copy(&stage, &id, &copies))?;
         let limit = asked.limit.unwrap_or(ROWS_MAX).min(ROWS_MAX);
-        let rows = source.copied_rows(copy, &asked.after, limit).map_err(failed)?;
+        let rows = source
+            .copied_rows(copy, &asked.after, limit)
+            .map_err(failed)?;
         Ok(octets(write_rows(&rows)))
     })
     .await

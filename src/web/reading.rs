@@ -295,7 +295,15 @@ fn is_kind(asked: &Asked, name: &str) -> bool {
 }
 
 /// Words of a route that reads a topic.
-const WORDS: [&str; 7] = ["mesh", "node", "type", "from", "since", "since_ttl", "limit"];
+const WORDS: [&str; 7] = [
+    "mesh",
+    "node",
+    "type",
+    "from",
+    "since",
+    "since_ttl",
+    "limit",
+];
 
 /// A directive lives three intervals, the longest of which is an hour.
 const TTL_MAX: Span = Span::seconds(3 * 3600);
@@ -358,12 +366,14 @@ mod tests {
 
     #[test]
     fn a_seq_is_found_among_the_events_of_other_meshes() {
-        let meshes: Vec<&str> = "a b b b a c c a a b c c c c c c c a"
-            .split(' ')
-            .collect();
+        let meshes: Vec<&str> = "a b b b a c c a a b c c c c c c c a".split(' ').collect();
         let mut source = source(&meshes);
         for mesh in ["a", "b", "c"] {
-            let own: Vec<i64> = (0..).zip(&meshes).filter(|(_, m)| **m == mesh).map(|(i, _)| i).collect();
+            let own: Vec<i64> = (0..)
+                .zip(&meshes)
+                .filter(|(_, m)| **m == mesh)
+                .map(|(i, _)| i)
+                .collect();
             for (seq, offset) in own.iter().enumerate() {
                 let found = offset_of_seq(&mut source, &MeshId::parse(mesh).unwrap(), seq as i64);
                 assert_eq!(found, Ok(*offset), "{mesh} {seq}");

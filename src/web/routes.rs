@@ -129,7 +129,10 @@ fn route_of(path: &str) -> &'static str {
     };
     // A fixed word fits better than one in braces.
     let fixed = ROUTES.iter().find(|route| **route == path);
-    fixed.or_else(|| ROUTES.iter().find(fits)).copied().unwrap_or("other")
+    fixed
+        .or_else(|| ROUTES.iter().find(fits))
+        .copied()
+        .unwrap_or("other")
 }
 
 async fn nowhere(method: Method, uri: Uri) -> Refusal {
@@ -159,7 +162,11 @@ fn nearest(path: &str) -> Vec<&'static str> {
 }
 
 async fn not_so(method: Method, uri: Uri) -> Refusal {
-    let other = if method == Method::POST { "GET" } else { "POST" };
+    let other = if method == Method::POST {
+        "GET"
+    } else {
+        "POST"
+    };
     Refusal::new(
         StatusCode::METHOD_NOT_ALLOWED,
         format!("{method} {}: this route is for {other}", uri.path()),

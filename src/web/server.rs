@@ -18,7 +18,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
@@ -180,7 +179,9 @@ fn connections(wanted: usize) -> usize {
     }
     let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let room = current.saturating_sub(FILES_OF_OTHERS as u64) / 2;
-    wanted.min(usize::try_from(room).unwrap_or(wanted)).max(CONNECTIONS_MIN)
+    wanted
+        .min(usize::try_from(room).unwrap_or(wanted))
+        .max(CONNECTIONS_MIN)
 }
 
 /// Serves until told to stop, then ends within [`GRACE`].
@@ -371,13 +372,20 @@ mod tests {
             assert_eq!(address.as_deref(), expected, "{listen}");
         }
         let error = address("0.0.0.0:1").unwrap_err().to_string();
-        assert!(error.contains("tokens") && error.contains("127.0.0.1:1618"), "{error}");
+        assert!(
+            error.contains("tokens") && error.contains("127.0.0.1:1618"),
+            "{error}"
+        );
     }
 
     #[test]
     fn no_room_is_said_in_whole() {
         let (head, body) = NO_ROOM.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
         assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
     }
 }

@@ -105,7 +105,7 @@ impl Told {
         if !counts {
             return;
         }
-        let mut add = |counts: &mut BTreeMap<_, u64>, name| *counts.entry(name).or_default() += 1;
+        let add = |counts: &mut BTreeMap<_, u64>, name| *counts.entry(name).or_default() += 1;
         add(&mut self.counts.events, event.body.name());
         match &event.body {
             Body::DirectiveIssued { directive } => {
@@ -217,7 +217,7 @@ fn first(door: &Door) -> Result<i64, LogError> {
 /// Lets the policies in force say how far ahead a sample may lie.
 fn policies(door: &Door) {
     let ledger = super::nodes::ledger(door);
-    let mut allow = |text: &str| {
+    let allow = |text: &str| {
         if let Ok(policy) = Policy::parse(text) {
             door.allow_future(Span::seconds(policy.monitor.max_future_s));
         }
@@ -333,7 +333,9 @@ mod tests {
         let many = INCIDENTS_MAX as i64 + INCIDENTS_MAX as i64 / 8 + 1;
         for i in 0..many {
             let closed_at = (i % 100 != 0).then_some(i);
-            told.views.incidents.insert(format!("inc-{i}"), incident(closed_at));
+            told.views
+                .incidents
+                .insert(format!("inc-{i}"), incident(closed_at));
         }
         told.forget();
         let left = &told.views.incidents;
