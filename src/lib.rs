@@ -88,4 +88,11 @@ pub mod stream;
 )]
 pub mod telemetry;
 pub mod topology;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "the door: it owns sockets, their time-outs and locks"
+)]
+pub mod web;
 pub mod wire;
