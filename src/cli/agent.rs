@@ -54,6 +54,7 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         (None, _) => bail!("--brokers: Kafka is not there yet; name a door with --server"),
     };
     let settings = &config.settings().agent;
+    let _telemetry = global.telemetry(&config.settings().telemetry)?;
     let dir = config.settings().log.dir.join("agent");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -44,6 +44,8 @@ mod policy;
 mod produce;
 mod records;
 mod replay;
+#[cfg(feature = "io")]
+pub mod run;
 mod state;
 mod watch;
 
@@ -85,7 +87,6 @@ impl Global {
 
     /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
     #[cfg(feature = "io")]
-    #[expect(dead_code, reason = "`run` and `agent` call it")]
     fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
         let form = match settings.format {
             LineFormat::Text => Form::Text,
@@ -97,7 +98,6 @@ impl Global {
     /// Reads the configuration again and sets the level that it says; nothing else of it counts
     /// before the next start.
     #[cfg(feature = "io")]
-    #[expect(dead_code, reason = "`run` and `agent` call it")]
     fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
         let config = self.config()?;
         Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
@@ -165,6 +165,9 @@ enum Command {
     /// Samples as JSON lines on stdin, into the log.
     #[cfg(feature = "io")]
     Produce(produce::Args),
+    /// The processor: all stages, the door, and an agent for this host.
+    #[cfg(feature = "io")]
+    Run(run::Args),
     /// Decides again from what was recorded, and compares.
     Replay(replay::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
@@ -196,6 +199,8 @@ impl Cli {
             Command::Man(args) => man::run(args, &mut printer),
             #[cfg(feature = "io")]
             Command::Produce(args) => produce::run(args, global, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Run(args) => run::run(&args, global),
             Command::Replay(args) => replay::run(args, global, &mut printer),
             Command::State(args) => state::run(args, global, &mut printer),
             Command::Policy(command) => policy::run(command, global, &mut printer),
