@@ -76,7 +76,6 @@ impl Global {
 
     /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
     #[cfg(feature = "io")]
-    #[expect(dead_code, reason = "`run` and `agent` call it")]
     fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
         let form = match settings.format {
             LineFormat::Text => Form::Text,
@@ -88,7 +87,6 @@ impl Global {
     /// Reads the configuration again and sets the level that it says; nothing else of it counts
     /// before the next start.
     #[cfg(feature = "io")]
-    #[expect(dead_code, reason = "`run` and `agent` call it")]
     fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
         let config = self.config()?;
         Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
