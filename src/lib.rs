@@ -26,7 +26,7 @@
 //! - Every wish passes every question, in order; what waits is judged again when what held it ends;
 //!   one record causes at most 256 events: `tests/plan.rs`.
 //! - An order is begun once, and an act that may have been done is never repeated: the tests of
-//!   [`execute`].
+//!   [`execute`], and with a real agent that is killed `tests/agent.rs`.
 //! - A bad record is a dead letter with its reason and stops nothing, nor does a panic:
 //!   `tests/hostile.rs`.
 //! - `assess` answers as its contract says: `tests/vectors.rs`.

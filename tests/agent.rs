@@ -397,6 +397,19 @@ fn another_log_has_its_own_generations_and_the_old_one_is_remembered() {
 }
 
 #[test]
+fn where_time_is_the_samples_own_no_clock_says_that_an_order_is_over() {
+    let scratch = Scratch::new();
+    let door = Door::with_time(&scratch.socket(), "log", "sample");
+    let agent = Agent::start(&with_programs("exit 0"), &scratch);
+    let mut old = directive("log", 1, HEAL);
+    old.issued_at = Time(1_000);
+    door.order(wire::json::directive(&old));
+    door.wait("the outcome", |seen| !seen.outcomes.is_empty());
+    agent.stop().unwrap();
+    assert_eq!(results(&door), [ended(1, "applied")]);
+}
+
+#[test]
 fn one_agent_holds_a_folder() {
     let scratch = Scratch::new();
     let door = Door::open(&scratch.socket(), "log");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::agent;
@@ -15,7 +15,8 @@ use super::Global;
 
 /// A node's side: collect, send, consume its directives, act, report.
 ///
-/// What it must remember lies in `agent` below the data folder. SIGTERM ends it with 0.
+/// What it must remember lies in `agent` below the data folder. SIGTERM ends it with 0;
+/// SIGHUP reads the log level again.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The door: http://HOST:PORT, or the path of its socket.
@@ -53,17 +54,31 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         (Some(url), _) => Server::parse(url)?,
         (None, _) => bail!("--brokers: Kafka is not there yet; name a door with --server"),
     };
-    let settings = &config.settings().agent;
-    let _telemetry = global.telemetry(&config.settings().telemetry)?;
-    let dir = config.settings().log.dir.join("agent");
+    let settings = config.settings();
+    let telemetry = global.telemetry(&settings.telemetry)?;
+    let dir = settings.log.dir.join("agent");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("starting the agent: making its runtime")?;
     runtime.block_on(async {
-        let stop = stop_on_signal()?;
-        agent::run(settings, server, &dir, stop).await?;
-        Ok(ExitCode::SUCCESS)
+        let (stop, mut hangup) = (stop_on_signal()?, listen(SignalKind::hangup())?);
+        let running = agent::run(&settings.agent, server, &dir, stop);
+        tokio::pin!(running);
+        loop {
+            tokio::select! {
+                ended = &mut running => {
+                    ended?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                _ = hangup.recv() => {
+                    // What was typed wrong since the start is no reason to end.
+                    if let Err(error) = global.reread_level(&telemetry) {
+                        tracing::error!("SIGHUP: {error:#}; the level stays");
+                    }
+                }
+            }
+        }
     })
 }
 
@@ -86,13 +101,14 @@ fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
     Ok(config.with_flag("--executor", "agent.executor", executor)?)
 }
 
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("starting the agent: listening for signals")
+}
+
 /// Turns true with the first SIGTERM or SIGINT.
 fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
-    let listen = |kind| signal(kind).context("starting the agent: listening for signals");
-    let (mut terminate, mut interrupt) = (
-        listen(SignalKind::terminate())?,
-        listen(SignalKind::interrupt())?,
-    );
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
     let (sender, receiver) = watch::channel(false);
     tokio::spawn(async move {
         tokio::select! {

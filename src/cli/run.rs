@@ -119,7 +119,7 @@ pub(super) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     }
     let worked = worker.finish();
     runtime.shutdown_timeout(Duration::from_secs(1));
-    drop(log);
+    log.close();
     worked?;
     ended?;
     info!("ended: everything is committed and synced");

@@ -54,6 +54,7 @@ pub struct Door {
 #[derive(Clone)]
 struct Rooms {
     log_id: String,
+    time_source: &'static str,
     shared: Arc<Shared>,
     orders: watch::Receiver<Vec<String>>,
     status: watch::Receiver<u16>,
@@ -61,6 +62,11 @@ struct Rooms {
 
 impl Door {
     pub fn open(socket: &Path, log_id: &str) -> Door {
+        Door::with_time(socket, log_id, "log")
+    }
+
+    /// A door whose log has its time from there.
+    pub fn with_time(socket: &Path, log_id: &str, time_source: &'static str) -> Door {
         let _ = std::fs::remove_file(socket);
         let (orders, orders_seen) = watch::channel(Vec::new());
         let (status, status_seen) = watch::channel(200);
@@ -68,6 +74,7 @@ impl Door {
         let shared = Arc::new(Shared::default());
         let rooms = Rooms {
             log_id: log_id.to_owned(),
+            time_source,
             shared: shared.clone(),
             orders: orders_seen,
             status: status_seen,
@@ -174,7 +181,11 @@ async fn answer(rooms: Rooms, request: Request<Incoming>) -> Result<Response<Wor
     let query = request.uri().query().unwrap_or("").to_owned();
     Ok(match path.as_str() {
         "/v1/log" => {
-            let log = serde_json::json!({"log_id": rooms.log_id, "prefix": "homeostat."});
+            let log = serde_json::json!({
+                "log_id": rooms.log_id,
+                "prefix": "homeostat.",
+                "time_source": rooms.time_source,
+            });
             whole(200, log.to_string())
         }
         "/v1/directives" => {
