@@ -347,7 +347,7 @@ pub fn work(
     let mut before = Seen::default();
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        let turn = worker.turn(worker.patience())?;
+        let turn = worker.turn(worker.patience().min(LOOK))?;
         before.tell(&worker, pulse);
         if turn.folded > 0 {
             pulse.worked(begun.elapsed());
@@ -416,6 +416,9 @@ impl Clock for Monotonic {
 
 /// The note that holds the policy text last proposed from here.
 const PROPOSED: &str = "proposed";
+
+/// How long the worker sleeps at most before it looks whether it is to end.
+const LOOK: Span = Span(200);
 
 /// Threads that serve the door; reading and appending happen aside.
 const DOOR_THREADS: usize = 2;
