@@ -133,6 +133,8 @@ struct Inner {
     moved: watch::Sender<u64>,
     failure: Mutex<Option<String>>,
     free: AtomicU64,
+    /// When free space was last asked for.
+    looked: Mutex<Instant>,
     stopping: AtomicBool,
     /// Per stage: its rows in files hold the inbox up to here; what `metrics` must keep.
     flushed: Mutex<std::collections::BTreeMap<String, i64>>,
@@ -503,8 +505,16 @@ impl Inner {
         self.clock.lock().expect("no holder panics").now()
     }
 
+    /// Whether there is room for more; looks at most ten times a second.
     fn check_space(&self) -> Result<(), EmbeddedError> {
         let min = self.settings.min_free_mib << 20;
+        let looked = &mut *self.looked.lock().expect("no holder panics");
+        if looked.elapsed() >= LOOK_EVERY {
+            *looked = Instant::now();
+            if let Some(free) = keeper::free_bytes(&self.dir) {
+                self.free.store(free, Ordering::Relaxed);
+            }
+        }
         let free = self.free.load(Ordering::Relaxed);
         if free >= min {
             return Ok(());
@@ -622,6 +632,9 @@ fn position_key(inbox: Topic) -> Vec<u8> {
 pub const TITLE: &str = "title";
 
 const TOPICS: usize = Topic::ALL.len();
+
+/// How often an append asks for free space.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a thread of the folder's sleeps at most before it looks whether the end has come.
 const WAKE: Duration = Duration::from_millis(500);

@@ -1,0 +1,5 @@
+//! The real program under what happens to real programs.
+
+mod faults;
+mod kill;
+mod process;
