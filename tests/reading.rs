@@ -6,12 +6,12 @@ use std::rc::Rc;
 
 use homeostat::knowledge::explain::{Gather, explain};
 use homeostat::model::*;
-use homeostat::runtime::simulated::Simulated;
+use homeostat::runtime::simulated::{DiskCopy, Simulated};
 use homeostat::runtime::{
-    Chunk, InMemory, KeyValue, LogError, Mark, Position, Record, Recorded, RowsCopy, Source, Store,
+    Chunk, InMemory, KeyValue, LogError, Mark, Position, Recorded, RowsCopy, Source, Store, Stores,
     Task, TimeSource, Title, TopicPartition, only, partitions_of,
 };
-use homeostat::sim::{Chaos, Codec, Fleet, FleetPlan, Plot, Trouble, World};
+use homeostat::sim::{Chaos, Codec, Fleet, FleetPlan, Plot, Surroundings, Trouble, World};
 use homeostat::stream::{Base, Fold, NoBase, Topic};
 use homeostat::topology::analyze::{AnalyzeFold, ENCODING, ENGINE};
 use homeostat::topology::now::{Asked, NodeNow, Now, known, nodes};
@@ -23,7 +23,7 @@ use homeostat::wire;
 mod life;
 mod records;
 
-use life::{Extent, Life};
+use life::{Extent, Life, Line};
 
 const EXTENT: Extent = Extent {
     nodes: 6,
@@ -42,6 +42,13 @@ fn title() -> Title {
 
 fn lived(seed: u64) -> Recorded {
     Life::new(seed, EXTENT).live().0.recorded
+}
+
+/// A life with all its moments.
+fn lived_through(seed: u64) -> (Recorded, Vec<Moment>) {
+    let (straight, told) = Life::new(seed, EXTENT).live();
+    let moments = moments(&straight.recorded, &told);
+    (straight.recorded, moments)
 }
 
 fn judged(source: &mut dyn Source) -> Report {
@@ -316,7 +323,7 @@ impl Source for Growing {
 
 /// The moments of a life: after each record of an inbox is folded and what it caused is committed.
 /// Between the two the record itself shows already.
-fn moments(recorded: &Recorded) -> Vec<Moment> {
+fn moments(recorded: &Recorded, told: &[Line]) -> Vec<Moment> {
     let mut ends: BTreeMap<TopicPartition, i64> = BTreeMap::new();
     let mut positions = BTreeMap::new();
     let mut moments = vec![Moment {
@@ -333,17 +340,32 @@ fn moments(recorded: &Recorded) -> Vec<Moment> {
         let task = Task::new(inbox, "homeostat.", TimeSource::Log, fold, None);
         (inbox, task)
     }));
-    // From outside in time's order, what follows at once.
-    let mut given: Vec<(TopicPartition, &Record)> = [plan_inbox, metrics]
-        .into_iter()
-        .flat_map(|of| recorded[&of].iter().map(move |record| (of, record)))
-        .filter(|(of, record)| match wire::decode_metrics(&record.value) {
-            Ok(MetricsRecord::Adopted(_)) => false,
-            _ => *of == metrics || !is_analyzes(&record.value),
-        })
-        .collect();
-    given.sort_by_key(|(_, record)| record.time);
-    for (of, _) in given {
+    // From outside in the order in which it came: Ticks up to a moment, then what was told; what
+    // follows from each at once.
+    let mut told = told.iter().map(|(gap, topic, _, _)| (*gap, only(*topic)));
+    let mut told_next = told.next();
+    let mut time = Time(records::START);
+    let tick = |of: TopicPartition, ends: &BTreeMap<TopicPartition, i64>| {
+        let at = ends.get(&of).copied().unwrap_or(0);
+        let record = recorded[&of].get(at as usize)?;
+        record.value.is_empty().then_some((record.time, of))
+    };
+    // The log was opened before anything was told.
+    let mut opening = Some(plan_inbox);
+    loop {
+        let due = told_next.map(|(gap, _)| time + gap);
+        let ticks = [tick(metrics, &ends), tick(plan_inbox, &ends)];
+        let first = ticks.into_iter().flatten().min();
+        let of = match (opening.take(), first) {
+            (Some(of), _) => of,
+            (None, Some((at, of))) if due.is_none_or(|due| at <= due) => of,
+            (None, _) => {
+                let Some((gap, of)) = told_next else { break };
+                time = time + gap;
+                told_next = told.next();
+                of
+            }
+        };
         *ends.entry(of).or_default() += 1;
         let mut waiting = true;
         while waiting {
@@ -382,8 +404,7 @@ fn moments(recorded: &Recorded) -> Vec<Moment> {
 fn a_log_that_moves_while_it_is_read_shows_no_difference() {
     let (mut folded_part, mut readings) = (0, 0);
     for seed in 0..12 {
-        let recorded = lived(seed);
-        let moments = moments(&recorded);
+        let (recorded, moments) = lived_through(seed);
         let whole = recorded[&only(Topic::Metrics)].len() + recorded[&only(Topic::PlanInbox)].len();
         for begin in (0..moments.len()).step_by(moments.len() / 12 + 1) {
             for pace in [1, 2, 5, usize::MAX] {
@@ -408,8 +429,7 @@ fn a_log_that_moves_while_it_is_read_shows_no_difference() {
 
 #[test]
 fn what_the_loop_has_not_folded_yet_is_not_missed() {
-    let recorded = lived(7);
-    let moments = moments(&recorded);
+    let (recorded, moments) = lived_through(7);
     let Moment { ends, positions } = &moments[moments.len() / 2];
     let mut records = recorded.clone();
     for (of, records) in &mut records {
@@ -465,10 +485,26 @@ fn deciding_again_from_the_events_piece_by_piece_equals_the_whole() {
     }
 }
 
-/// A fleet in trouble on the simulated log; half way its disk is copied.
-fn fleet() -> (World, Simulated) {
+/// A fleet whose worker's disk is copied while something is being decided.
+struct Copied {
+    fleet: Fleet,
+    copy: Option<DiskCopy>,
+}
+
+impl Surroundings for Copied {
+    fn step(&mut self, cluster: &Simulated) -> bool {
+        let decided = cluster.end(only(Topic::Events)) > 50;
+        if decided && self.copy.is_none() {
+            self.copy = Some(cluster.copy_disk("worker-0"));
+        }
+        self.fleet.step(cluster)
+    }
+}
+
+/// A fleet in trouble on the simulated log, whose rows on disk are those of half way.
+fn fleet() -> (Simulated, Rc<dyn Stores>) {
     let config = homeostat::runtime::Config {
-        apply_records: 50,
+        apply_records: 10,
         ..homeostat::runtime::Config::default()
     };
     let mut world = World::new(Plot {
@@ -512,9 +548,16 @@ fn fleet() -> (World, Simulated) {
         outcome: wire::encode_outcome,
         directive: |bytes| wire::decode_directive(bytes).ok(),
     };
-    world.run(&mut Fleet::new(plan, codec, 3)).unwrap();
+    let mut copied = Copied {
+        fleet: Fleet::new(plan, codec, 3),
+        copy: None,
+    };
+    world.run(&mut copied).unwrap();
     let cluster = world.cluster.clone();
-    (world, cluster)
+    drop(world);
+    cluster.put_disk("worker-0", copied.copy.as_ref());
+    let stores = cluster.connect("worker-0").1;
+    (cluster, stores)
 }
 
 fn source_of(cluster: &Simulated) -> InMemory {
@@ -541,11 +584,8 @@ fn evolved(source: &InMemory, time: Time) -> Vec<NodeNow> {
 
 #[test]
 fn where_nodes_stand_now_is_rows_and_the_tail_of_events() {
-    let (world, cluster) = fleet();
+    let (cluster, stores) = fleet();
     let mut source = source_of(&cluster);
-    // The worker's rows lag: it was not asked to end.
-    let (_, stores) = cluster.connect("worker-0");
-    drop(world);
     let (plan, analyze) = (
         stores.open("plan", 0).unwrap(),
         stores.open("analyze", 0).unwrap(),
@@ -677,10 +717,8 @@ impl Store for Written {
 
 #[test]
 fn rows_that_never_stand_still_are_answered_as_they_stand() {
-    let (world, cluster) = fleet();
+    let (cluster, stores) = fleet();
     let mut source = source_of(&cluster);
-    let (_, stores) = cluster.connect("worker-0");
-    drop(world);
     let (plan, analyze) = (
         stores.open("plan", 0).unwrap(),
         stores.open("analyze", 0).unwrap(),
