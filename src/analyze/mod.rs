@@ -115,6 +115,11 @@ impl Mind {
         }
     }
 
+    /// Spread of the last 20 phi; 0.5 while fewer than 10 are known.
+    pub fn entropy(&self) -> f64 {
+        self.history.entropy()
+    }
+
     /// The node fell silent: its silent latch is critical and established at once. Answers the
     /// standing that `before` has become; nothing but silence is shown now.
     pub fn fall_silent(&mut self, before: &Standing) -> Standing {

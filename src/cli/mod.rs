@@ -15,10 +15,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+#[cfg(feature = "io")]
+use crate::config::settings::{LineFormat, TelemetrySettings};
 use crate::config::{Config, ConfigError};
 use crate::stream::Topic;
+#[cfg(feature = "io")]
+use crate::telemetry::{Form, Telemetry};
 
+#[cfg(feature = "io")]
+mod agent;
 pub mod assess;
+#[cfg(feature = "io")]
+mod check;
 #[cfg(feature = "io")]
 mod completions;
 mod config;
@@ -36,6 +44,8 @@ mod policy;
 mod produce;
 mod records;
 mod replay;
+#[cfg(feature = "io")]
+pub mod run;
 mod state;
 mod watch;
 
@@ -75,6 +85,24 @@ impl Global {
         }
     }
 
+    /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
+    #[cfg(feature = "io")]
+    fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
+        let form = match settings.format {
+            LineFormat::Text => Form::Text,
+            LineFormat::Json => Form::Json,
+        };
+        Ok(Telemetry::start(settings.level.name(), form)?)
+    }
+
+    /// Reads the configuration again and sets the level that it says; nothing else of it counts
+    /// before the next start.
+    #[cfg(feature = "io")]
+    fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
+        let config = self.config()?;
+        Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
+    }
+
     /// A command to be proposed, with the flags that name the same file and folder.
     #[cfg(feature = "io")]
     fn command(&self, words: &str) -> String {
@@ -101,8 +129,14 @@ fn quoted(word: &str) -> String {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A node's side: collect, send, consume its directives, act, report.
+    #[cfg(feature = "io")]
+    Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
+    /// The doctor: what keeps this machine from running a loop, and the command that mends it.
+    #[cfg(feature = "io")]
+    Check(check::Args),
     /// What your shell needs to complete commands and flags, on stdout.
     #[cfg(feature = "io")]
     Completions(completions::Args),
@@ -131,6 +165,9 @@ enum Command {
     /// Samples as JSON lines on stdin, into the log.
     #[cfg(feature = "io")]
     Produce(produce::Args),
+    /// The processor: all stages, the door, and an agent for this host.
+    #[cfg(feature = "io")]
+    Run(run::Args),
     /// Decides again from what was recorded, and compares.
     Replay(replay::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
@@ -142,7 +179,11 @@ impl Cli {
         let global = &self.global;
         let mut printer = Printer::stdout(global.json);
         let code = match self.command {
+            #[cfg(feature = "io")]
+            Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
+            #[cfg(feature = "io")]
+            Command::Check(args) => check::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Completions(args) => completions::run(args, &mut printer),
             Command::Config(command) => config::run(command, global, &mut printer),
@@ -158,6 +199,8 @@ impl Cli {
             Command::Man(args) => man::run(args, &mut printer),
             #[cfg(feature = "io")]
             Command::Produce(args) => produce::run(args, global, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Run(args) => run::run(&args, global),
             Command::Replay(args) => replay::run(args, global, &mut printer),
             Command::State(args) => state::run(args, global, &mut printer),
             Command::Policy(command) => policy::run(command, global, &mut printer),

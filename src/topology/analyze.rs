@@ -4,9 +4,11 @@
 //! 1. [`AnalyzeStage`] folds the signals of one node by one policy.
 //! 2. [`AnalyzeFold`] brings the bytes of a partition to it, with each mesh's policy, and its words
 //!    to the topics.
+//! 3. [`gauges`] and [`window`] show what is kept.
 
 mod fold;
 mod row;
+mod shown;
 
 use crate::analyze::Rules;
 use crate::analyze::panes::ClosedPane;
@@ -19,6 +21,7 @@ use crate::stream::{At, Signal, Stage, Step};
 
 pub use fold::{AnalyzeFold, Counts, NODES_KEPT, nodes_in};
 pub use row::NodeRow;
+pub use shown::{Gauges, WINDOW_MS, gauges, window};
 
 use row::{Last, Told};
 

@@ -1,0 +1,225 @@
+//! `GET /v1/nodes` and below: where nodes stand now, one object a line, and a node's windows.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use axum::http::{StatusCode, Uri};
+use axum::response::Response;
+use serde_json::{Map, Value, json as value};
+
+use crate::model::{EventTime, MeshId, Metric, NodeId, NodeKey, Span, Time};
+use crate::runtime::Below;
+use crate::stream::{Base, Ledger, window_key};
+use crate::topology::analyze::{WINDOW_MS, window};
+use crate::topology::now::{self, NodeNow};
+
+use super::Door;
+use super::answer::{Refusal, json, lines};
+use super::links::Vertex;
+use super::query::Asked;
+
+/// `GET /v1/nodes?mesh=&node=&limit=`.
+///
+/// # Errors
+/// The query means nothing, or rows cannot be read.
+pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
+    let asked = Asked::read(uri, &["mesh", "node", "limit"])?;
+    door.read(move |door| {
+        let limit = asked.limit();
+        let nodes = read(
+            door,
+            &now::Asked {
+                mesh: asked.mesh,
+                node: asked.node,
+                after: None,
+                limit,
+            },
+        )?;
+        let text: String = nodes.iter().map(|node| node.json() + "\n").collect();
+        Ok(lines(text))
+    })
+    .await
+}
+
+/// `GET /v1/nodes/{mesh}/{node}`.
+///
+/// # Errors
+/// There is no such node, or rows cannot be read.
+pub(super) async fn one(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Response, Refusal> {
+    let key = key(mesh, node)?;
+    door.read(move |door| {
+        let node = find(door, &key)?;
+        Ok(json(StatusCode::OK, node.json()))
+    })
+    .await
+}
+
+/// `GET /v1/nodes/{mesh}/{node}/windows`: the closed windows of the last hour in which it was heard,
+/// oldest first, one object a line.
+///
+/// # Errors
+/// There is no such node, or the windows cannot be read.
+pub(super) async fn windows(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Response, Refusal> {
+    let key = key(mesh, node)?;
+    door.read(move |door| {
+        let node = find(door, &key)?;
+        let starts: Vec<i64> = starts(node.last_seen).collect();
+        let keys: Vec<_> = starts
+            .iter()
+            .map(|start| window_key(*start, &key))
+            .collect();
+        let found = door
+            .log
+            .windows(&keys)
+            .map_err(|error| Refusal::failed("reading the windows", &error))?;
+        let text: String = starts
+            .iter()
+            .zip(&found)
+            .filter_map(|(start, bytes)| line(EventTime(*start), bytes.as_deref()?))
+            .collect();
+        Ok(lines(text))
+    })
+    .await
+}
+
+/// Where the windows of the hour up to a moment begin. The node's clock, which they go by, may be a
+/// little ahead of ours.
+fn starts(until: Time) -> impl Iterator<Item = i64> {
+    let ahead = until + CLOCK_AHEAD;
+    let last = ahead.0.div_euclid(WINDOW_MS);
+    let windows = (HOUR.0 + CLOCK_AHEAD.0) / WINDOW_MS;
+    (last - windows..=last).map(|number| number * WINDOW_MS)
+}
+
+fn line(start: EventTime, bytes: &[u8]) -> Option<String> {
+    let pane = window(start, bytes)?;
+    let mut metrics = Map::new();
+    for (metric, slice) in Metric::ALL.into_iter().zip(&pane.slices) {
+        if slice.count > 0 {
+            let mean = slice.sum / f64::from(slice.count);
+            let summary = value!({
+                "count": slice.count, "mean": mean, "min": slice.min, "max": slice.max
+            });
+            metrics.insert(metric.name().to_owned(), summary);
+        }
+    }
+    let end = start + Span(WINDOW_MS);
+    let line = value!({
+        "start": start.to_string(),
+        "end": end.to_string(),
+        "metrics": Value::Object(metrics),
+    });
+    Some(line.to_string() + "\n")
+}
+
+/// The nodes of a mesh, or all, for the graph.
+///
+/// # Errors
+/// Rows cannot be read.
+pub(super) fn known(
+    door: &Door,
+    mesh: Option<&MeshId>,
+    limit: usize,
+) -> Result<Vec<Vertex>, Refusal> {
+    let nodes = read(
+        door,
+        &now::Asked {
+            mesh: mesh.cloned(),
+            limit,
+            ..now::Asked::default()
+        },
+    )?;
+    Ok(nodes
+        .into_iter()
+        .map(|node| (node.key, node.severity.name(), node.state.name()))
+        .collect())
+}
+
+/// How many nodes are known.
+///
+/// # Errors
+/// Rows cannot be read.
+pub(super) fn count(door: &Door) -> Result<u64, Refusal> {
+    let below = Rc::new(Below::new(door.log.rows("plan")));
+    let base: Rc<dyn Base> = below.clone();
+    let ledger = Ledger::new(&base);
+    let mut nodes = 0;
+    let mut mesh = MeshId::none();
+    while let Some((next, row)) = ledger.meshes.next(&mesh) {
+        nodes += u64::try_from(row.nodes).unwrap_or(0);
+        mesh = next;
+    }
+    below
+        .check()
+        .map_err(|error| Refusal::failed("reading the rows of plan", &error))?;
+    Ok(nodes)
+}
+
+/// Plan's rows as they lie in files: a little behind the log, enough for what seldom changes.
+pub(super) fn ledger(door: &Door) -> Ledger {
+    let base: Rc<dyn Base> = Rc::new(Below::new(door.log.rows("plan")));
+    Ledger::new(&base)
+}
+
+fn find(door: &Door, key: &NodeKey) -> Result<NodeNow, Refusal> {
+    let asked = now::Asked {
+        mesh: Some(key.mesh.clone()),
+        node: Some(key.node.clone()),
+        after: None,
+        limit: 1,
+    };
+    read(door, &asked)?.pop().ok_or_else(|| {
+        Refusal::not_found(format!(
+            "no node {key} was heard: GET /v1/nodes lists those that were"
+        ))
+    })
+}
+
+fn read(door: &Door, asked: &now::Asked) -> Result<Vec<NodeNow>, Refusal> {
+    let mut source = door.log.source();
+    let (plan, analyze) = (door.log.rows("plan"), door.log.rows("analyze"));
+    now::nodes(plan, analyze, &mut *source, asked)
+        .map_err(|error| Refusal::failed("reading where the nodes stand", &error))
+}
+
+fn key(mesh: &str, node: &str) -> Result<NodeKey, Refusal> {
+    let name = |what: &str, got: &str| {
+        Refusal::bad(format!(
+            "the {what}'s name has {} bytes: expected 1 to 255",
+            got.len()
+        ))
+    };
+    let mesh_id = MeshId::parse(mesh).filter(|mesh| !mesh.is_none());
+    Ok(NodeKey {
+        mesh: mesh_id.ok_or_else(|| name("mesh", mesh))?,
+        node: NodeId::parse(node).ok_or_else(|| name("node", node))?,
+    })
+}
+
+/// How far back windows are shown.
+const HOUR: Span = Span::seconds(3600);
+
+/// By how much a node's clock may be ahead of the log's.
+const CLOCK_AHEAD: Span = Span::seconds(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_of_windows_and_what_a_clock_may_be_ahead() {
+        let starts: Vec<i64> = starts(Time(10_000_030_000)).collect();
+        assert_eq!(starts.len(), 66);
+        assert!(starts.iter().all(|start| start % WINDOW_MS == 0));
+        assert!(starts[0] <= 10_000_030_000 - HOUR.0 + WINDOW_MS);
+        assert!(*starts.last().unwrap() <= 10_000_030_000 + CLOCK_AHEAD.0);
+    }
+
+    #[test]
+    fn names_have_bounds() {
+        assert!(key("m", "n").is_ok());
+        for (mesh, node) in [("", "n"), ("m", ""), ("m", &*"x".repeat(256))] {
+            assert!(key(mesh, node).is_err(), "{mesh:?} {node:?}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! Listening, and a connection from its beginning to its end.
+//!
+//! 1. [`bind`] takes a loopback address and the socket in the folder (mode 0600 before anyone can
+//!    connect; a stale one is replaced: whoever holds the folder is alone).
+//! 2. [`serve`] accepts. One connection too many is told so and closed, by a task of its own; when
+//!    too many are being told, it is only closed.
+//! 3. A connection has a time for its headers (also between requests), bounded headers, and a time
+//!    for each write. A body has its own limits (`body.rs`).
+//! 4. At the end of a connection what is still being sent is read and dropped for a moment: else
+//!    the answer to a body that was refused unread would be lost with it.
+//! 5. When told to stop, nobody is accepted any more, requests under way are answered, followers
+//!    end, and after a bounded time the rest is cut.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::config::settings::WebSettings;
+
+use super::Door;
+use super::paced::Paced;
+use super::routes::{Via, router};
+use super::story;
+
+/// The door cannot open.
+#[derive(Debug, thiserror::Error)]
+pub enum WebError {
+    /// The address is none that may be listened on.
+    #[error(
+        "reading web.listen = {listen:?}: {detail}; expected a loopback address and port such as \
+         127.0.0.1:1618 (port 0: any free one)"
+    )]
+    Address {
+        /// As given.
+        listen: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The address cannot be had.
+    #[error("listening on {address}: {source}; name another with --listen (port 0: any free one)")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket cannot be made.
+    #[error("{attempt} the socket {}: {source}; {next}", path.display())]
+    Socket {
+        /// What was attempted.
+        attempt: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+        /// What to do.
+        next: &'static str,
+    },
+}
+
+/// Where a door listens.
+pub struct Bound {
+    /// The address, with the port that was found.
+    pub address: SocketAddr,
+    /// The socket.
+    pub socket: PathBuf,
+    tcp: TcpListener,
+    unix: UnixListener,
+    connections_max: usize,
+}
+
+/// Takes the address and the socket. In a runtime.
+///
+/// # Errors
+/// The address is none, not loopback or not to be had; the socket cannot be made.
+pub fn bind(settings: &WebSettings, dir: &Path) -> Result<Bound, WebError> {
+    let address = address(&settings.listen)?;
+    let listen = |source| WebError::Listen { address, source };
+    let tcp = listen_tcp(address).map_err(listen)?;
+    let address = tcp.local_addr().map_err(listen)?;
+    let socket = dir.join(SOCKET);
+    let unix = listen_unix(&socket)?;
+    Ok(Bound {
+        address,
+        socket,
+        tcp,
+        unix,
+        connections_max: connections(settings.connections_max),
+    })
+}
+
+fn address(listen: &str) -> Result<SocketAddr, WebError> {
+    let wrong = |detail: &str| WebError::Address {
+        listen: listen.to_owned(),
+        detail: detail.to_owned(),
+    };
+    let numeric = match listen.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => listen.to_owned(),
+    };
+    let address: SocketAddr = numeric
+        .parse()
+        .map_err(|_| wrong("this is no address and port"))?;
+    if !address.ip().is_loopback() {
+        return Err(wrong(
+            "anyone in the network could send and read there, and tokens come with step 4",
+        ));
+    }
+    Ok(address)
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+fn listen_unix(path: &Path) -> Result<UnixListener, WebError> {
+    let failed = |attempt, next| {
+        move |source| WebError::Socket {
+            attempt,
+            path: path.to_owned(),
+            source,
+            next,
+        }
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("looking for", "see who may read the folder")(error)),
+        Ok(_) => {
+            let next = "remove what lies there by hand";
+            std::fs::remove_file(path).map_err(failed("removing", next))?;
+        }
+    }
+    let next = "a shorter path for --data may help: a socket's may have 107 bytes";
+    let socket = UnixSocket::new_stream().map_err(failed("making", next))?;
+    socket.bind(path).map_err(failed("making", next))?;
+    // Before it listens nobody can connect, so nobody does under another mode.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+        .map_err(failed("setting the mode of", "see who owns the folder"))?;
+    socket.listen(BACKLOG).map_err(failed("listening on", next))
+}
+
+/// How many connections each listener may have: as configured, if the system allows so many files
+/// beside those that the log needs.
+fn connections(wanted: usize) -> usize {
+    let files = (2 * wanted + FILES_OF_OTHERS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.unwrap_or(u64::MAX);
+    if limit.current.unwrap_or(u64::MAX) < files {
+        let raised = Rlimit {
+            current: Some(files.min(allowed)),
+            maximum: limit.maximum,
+        };
+        // Refused: then the limit is what it was, read again below.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+    let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let room = current.saturating_sub(FILES_OF_OTHERS as u64) / 2;
+    wanted
+        .min(usize::try_from(room).unwrap_or(wanted))
+        .max(CONNECTIONS_MIN)
+}
+
+/// Serves until told to stop, then ends within [`GRACE`].
+///
+/// # Errors
+/// None today: what fails on a connection ends that connection.
+pub async fn serve(
+    bound: Bound,
+    door: Arc<Door>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), WebError> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(story::follow(door.clone()));
+    let mut gates = [Via::Tcp, Via::Socket].map(|via| Gate {
+        app: router(&door, via),
+        room: Arc::new(Semaphore::new(bound.connections_max)),
+        regrets: Arc::new(Semaphore::new(REGRETS_MAX)),
+        door: door.clone(),
+    });
+    let [tcp, unix] = &mut gates;
+    loop {
+        tokio::select! {
+            () = stopped(&mut stop) => break,
+            accepted = bound.tcp.accept() => match accepted {
+                Ok((stream, _)) => {
+                    // Without it a small answer may wait for an acknowledgement; it is no error.
+                    let _ = stream.set_nodelay(true);
+                    tcp.admit(stream, &mut tasks);
+                }
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            },
+            accepted = bound.unix.accept() => match accepted {
+                Ok((stream, _)) => unix.admit(stream, &mut tasks),
+                Err(_) => sleep(ACCEPT_PAUSE).await,
+            },
+            Some(_) = tasks.join_next() => {}
+        }
+    }
+    door.stopping.send_replace(true);
+    drop((bound.tcp, bound.unix));
+    // Nobody answers there any more; if it cannot be removed the next start does it.
+    let _ = std::fs::remove_file(&bound.socket);
+    let all = async { while tasks.join_next().await.is_some() {} };
+    let _ = timeout(GRACE, all).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// Waits until told to stop, or until nobody is left who could tell.
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// A way in: who may come through it at a time.
+struct Gate {
+    app: Router,
+    room: Arc<Semaphore>,
+    /// How many more are being told that there is no room.
+    regrets: Arc<Semaphore>,
+    door: Arc<Door>,
+}
+
+impl Gate {
+    fn admit<S>(&self, stream: S, tasks: &mut JoinSet<()>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        match self.room.clone().try_acquire_owned() {
+            Ok(place) => {
+                let (app, door) = (self.app.clone(), self.door.clone());
+                tasks.spawn(async move { attend(stream, app, &door, place).await });
+            }
+            Err(_) => {
+                self.door.tally.turned_away();
+                if let Ok(place) = self.regrets.clone().try_acquire_owned() {
+                    tasks.spawn(regret(stream, place));
+                }
+            }
+        }
+    }
+}
+
+/// A connection to its end.
+async fn attend<S>(stream: S, app: Router, door: &Door, _place: OwnedSemaphorePermit)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let _open = door.tally.opened();
+    let settings = &door.settings;
+    let paced = Paced::new(stream, Duration::from_secs(settings.write_timeout_s));
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(move |request: hyper::Request<Incoming>| Box::pin(app.call(request)));
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(settings.read_timeout_s))
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(BUFFER_BYTES)
+        .serve_connection(TokioIo::new(paced), service);
+    let mut stopping = door.stopping.subscribe();
+    let mut stop = pin!(stopped(&mut stopping));
+    let mut told = false;
+    // How it ends is the client's affair: its garbage, its haste, its slowness.
+    let _ = poll_fn(|context| {
+        if !told && stop.as_mut().poll(context).is_ready() {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        connection.poll_without_shutdown(context)
+    })
+    .await;
+    linger(connection.into_parts().io.into_inner()).await;
+}
+
+/// Ends our side, then drops what still comes, for a moment.
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
+    let rest = async {
+        stream.shutdown().await?;
+        let mut piece = vec![0; 16 * 1024];
+        while stream.read(&mut piece).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, rest).await;
+}
+
+/// Tells a connection that there is no room for it.
+async fn regret<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, _place: OwnedSemaphorePermit) {
+    let written = timeout(LINGER, stream.write_all(NO_ROOM.as_bytes())).await;
+    if matches!(written, Ok(Ok(()))) {
+        linger(stream).await;
+    }
+}
+
+/// The socket's name in the folder.
+pub(super) const SOCKET: &str = "homeostat.sock";
+
+/// How long requests under way have when the door closes.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long the rest of what a client sends is read and dropped.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long to wait when nobody can be accepted: no file is free, most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// Connections that are told at a time that there is no room.
+const REGRETS_MAX: usize = 64;
+
+/// Most headers of a request.
+const HEADERS_MAX: usize = 64;
+
+/// What is buffered of a connection's bytes; no head of a request may be larger.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Files that the log, its rows and the agent may need.
+const FILES_OF_OTHERS: usize = 1024;
+
+/// However few files the system allows, so many may connect.
+const CONNECTIONS_MIN: usize = 16;
+
+const NO_ROOM: &str = concat!(
+    "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n",
+    "connection: close\r\ncontent-length: 86\r\n\r\n",
+    "{\"error\":\"too many connections (web.connections_max): close one, or come again later\"}"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_is_listened_on() {
+        for (listen, expected) in [
+            ("127.0.0.1:1618", Some("127.0.0.1:1618")),
+            ("127.8.0.1:0", Some("127.8.0.1:0")),
+            ("[::1]:80", Some("[::1]:80")),
+            ("localhost:7", Some("127.0.0.1:7")),
+            ("0.0.0.0:1618", None),
+            ("192.168.0.1:1618", None),
+            ("[::]:1", None),
+            ("127.0.0.1", None),
+            ("example.org:80", None),
+            ("", None),
+        ] {
+            let address = address(listen).ok().map(|a| a.to_string());
+            assert_eq!(address.as_deref(), expected, "{listen}");
+        }
+        let error = address("0.0.0.0:1").unwrap_err().to_string();
+        assert!(
+            error.contains("tokens") && error.contains("127.0.0.1:1618"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn no_room_is_said_in_whole() {
+        let (head, body) = NO_ROOM.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("content-length: {}", body.len())),
+            "{}",
+            body.len()
+        );
+        assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
+    }
+}

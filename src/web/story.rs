@@ -1,0 +1,363 @@
+//! What the events so far add up to: incidents, and counts for `/metrics`. Kept up to date by one
+//! reader of `events` and `dead-letters`, so that no request reads the log from its beginning.
+//!
+//! 1. It begins a week back, at most so many events: older incidents are in the log, not here. It
+//!    waits with that until the loop has caught up: deciding comes first.
+//! 2. Events that were there when the door opened make incidents; only what comes after is counted.
+//! 3. Of incidents that closed, so many are remembered, the newest.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::embedded::Embedded;
+use crate::knowledge::views::Views;
+use crate::model::{Body, Event, Policy, Span};
+use crate::runtime::{LogError, Record, offset_at, only};
+use crate::stream::Topic;
+use crate::wire;
+
+use super::Door;
+use super::answer::Refusal;
+use super::server::stopped;
+
+/// What the events so far add up to.
+pub(super) struct Story {
+    /// Offset of the next event to be read.
+    seen: watch::Sender<i64>,
+    told: Mutex<Told>,
+    /// What was there when the door opened is not counted.
+    counted_from: [i64; 2],
+}
+
+#[derive(Default)]
+struct Told {
+    views: Views,
+    counts: Counts,
+}
+
+/// How often something was since the door opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Events, by type.
+    pub(super) events: BTreeMap<&'static str, u64>,
+    /// What was withheld, by reason.
+    pub(super) withheld: BTreeMap<&'static str, u64>,
+    /// Orders, by kind.
+    pub(super) directives: BTreeMap<&'static str, u64>,
+    /// Outcomes, by result.
+    pub(super) outcomes: BTreeMap<&'static str, u64>,
+    /// Dead letters, by reason.
+    pub(super) dead: BTreeMap<String, u64>,
+}
+
+impl Story {
+    /// Before the first event.
+    pub(super) fn new(log: &Embedded) -> Self {
+        Story {
+            seen: watch::Sender::new(0),
+            told: Mutex::default(),
+            counted_from: [Topic::Events, Topic::DeadLetters].map(|topic| log.visible_end(topic)),
+        }
+    }
+
+    /// Shows the views.
+    pub(super) fn show<T>(&self, show: impl FnOnce(&Views) -> T) -> T {
+        show(&self.told().views)
+    }
+
+    /// The counts.
+    pub(super) fn counts(&self) -> Counts {
+        self.told().counts.clone()
+    }
+
+    /// Waits until every event that may be seen now is in the views.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub(super) async fn caught_up(&self, log: &Embedded) -> Result<(), Refusal> {
+        let end = log.visible_end(Topic::Events);
+        let mut seen = self.seen.subscribe();
+        let caught_up = seen.wait_for(|seen| *seen >= end);
+        match timeout(CATCH_UP, caught_up).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Refusal::later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the events of the last days are still being read: ask again",
+                2,
+            )),
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        // A panic while noting an event leaves a view without it at worst.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    fn event(&mut self, event: &Event, counts: bool) {
+        self.views.note(event);
+        if !counts {
+            return;
+        }
+        let add = |counts: &mut BTreeMap<_, u64>, name| *counts.entry(name).or_default() += 1;
+        add(&mut self.counts.events, event.body.name());
+        match &event.body {
+            Body::DirectiveIssued { directive } => {
+                add(&mut self.counts.directives, directive.action.kind().name());
+            }
+            Body::DirectiveWithheld { reason, .. } => {
+                add(&mut self.counts.withheld, reason.name());
+            }
+            Body::OutcomeReported { outcome } => {
+                add(&mut self.counts.outcomes, outcome.result.name());
+            }
+            _ => {}
+        }
+    }
+
+    fn dead(&mut self, record: &Record) {
+        let reason = record.headers.iter().find(|(name, _)| name == "reason");
+        let reason = reason.map_or("unknown".into(), |(_, reason)| {
+            String::from_utf8_lossy(reason).into_owned()
+        });
+        // Reasons are of a closed list; what others may have written there is one more.
+        let known = self.counts.dead.contains_key(&reason);
+        let reason = match known || self.counts.dead.len() < REASONS_MAX {
+            true => reason,
+            false => "other".to_owned(),
+        };
+        *self.counts.dead.entry(reason).or_default() += 1;
+    }
+
+    /// Forgets incidents that closed long ago, once too many are known.
+    fn forget(&mut self) {
+        let incidents = &mut self.views.incidents;
+        if incidents.len() <= INCIDENTS_MAX + INCIDENTS_MAX / 8 {
+            return;
+        }
+        let mut closed: Vec<_> = incidents.values().filter_map(|i| i.closed_at).collect();
+        let surplus = (incidents.len() - INCIDENTS_MAX).min(closed.len());
+        if surplus == 0 {
+            return;
+        }
+        let (_, bound, _) = closed.select_nth_unstable(surplus - 1);
+        let bound = *bound;
+        incidents.retain(|_, incident| incident.closed_at.is_none_or(|at| at > bound));
+    }
+}
+
+/// Reads events and dead letters as they come, until the door closes.
+pub(super) async fn follow(door: Arc<Door>) {
+    let mut stopping = door.stopping.subscribe();
+    tokio::select! {
+        () = read_on(&door) => {}
+        () = stopped(&mut stopping) => {}
+    }
+}
+
+async fn read_on(door: &Arc<Door>) {
+    let small = door.log.visible_end(Topic::Events) < EVENTS_AT_ONCE;
+    for _ in 0..PAUSES_BEFORE {
+        if small || door.pulse.is_caught_up() {
+            break;
+        }
+        sleep(PAUSE).await;
+    }
+    let mut moved = door.log.moved();
+    let mut next: Option<i64> = None;
+    let mut dead = door.story.counted_from[1];
+    loop {
+        moved.mark_unchanged();
+        let read = door
+            .read(move |door| {
+                let failed = |error| Refusal::failed("reading the log", &error);
+                let from = match next {
+                    Some(next) => next,
+                    None => first(door).map_err(failed)?,
+                };
+                let from = events(door, from).map_err(failed)?;
+                Ok((from, letters(door, dead).map_err(failed)?))
+            })
+            .await;
+        match read {
+            Ok((read, letters)) => {
+                (next, dead) = (Some(read), letters);
+                door.story.seen.send_replace(read);
+                let behind = read < door.log.visible_end(Topic::Events)
+                    || dead < door.log.visible_end(Topic::DeadLetters);
+                if behind {
+                    continue;
+                }
+            }
+            // A log that failed ends the process, which is not the door's to do.
+            Err(_) => sleep(PAUSE).await,
+        }
+        if moved.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Where to begin.
+fn first(door: &Door) -> Result<i64, LogError> {
+    let mut source = door.log.source();
+    let of = only(Topic::Events);
+    let (start, end) = (source.start(of)?, source.end(of)?);
+    policies(door);
+    let recent = offset_at(&mut *source, of, door.log.now() - KEPT)?;
+    Ok(recent.max(end - EVENTS_MAX).max(start))
+}
+
+/// Lets the policies in force say how far ahead a sample may lie.
+fn policies(door: &Door) {
+    let ledger = super::nodes::ledger(door);
+    let allow = |text: &str| {
+        if let Ok(policy) = Policy::parse(text) {
+            door.allow_future(Span::seconds(policy.monitor.max_future_s));
+        }
+    };
+    if let Some(policy) = &ledger.partition().policy {
+        allow(&policy.text);
+    }
+    let mut mesh = crate::model::MeshId::none();
+    for _ in 0..MESHES_MAX {
+        let Some((next, row)) = ledger.meshes.next(&mesh) else {
+            return;
+        };
+        allow(&row.policy.text);
+        mesh = next;
+    }
+}
+
+/// Notes a piece of the events; answers where the next begins.
+fn events(door: &Door, from: i64) -> Result<i64, LogError> {
+    let to = door.log.visible_end(Topic::Events);
+    if from >= to {
+        return Ok(from);
+    }
+    let mut source = door.log.source();
+    let chunk = source.read(only(Topic::Events), from, to, RECORDS_AT_A_TIME)?;
+    let mut told = door.story.told();
+    for record in &chunk.records {
+        // An event that this program does not know stops the loop, not its views.
+        if let Ok(event) = wire::decode_event(&record.value) {
+            told.event(&event, record.offset >= door.story.counted_from[0]);
+            if let Body::Adopted { text, .. } = &event.body
+                && let Ok(policy) = Policy::parse(text)
+            {
+                door.allow_future(Span::seconds(policy.monitor.max_future_s));
+            }
+        }
+    }
+    told.forget();
+    Ok(chunk.next)
+}
+
+/// Counts a piece of the dead letters; answers where the next begins.
+fn letters(door: &Door, from: i64) -> Result<i64, LogError> {
+    let to = door.log.visible_end(Topic::DeadLetters);
+    if from >= to {
+        return Ok(from);
+    }
+    let mut source = door.log.source();
+    let chunk = source.read(only(Topic::DeadLetters), from, to, RECORDS_AT_A_TIME)?;
+    let mut told = door.story.told();
+    for record in &chunk.records {
+        told.dead(record);
+    }
+    Ok(chunk.next)
+}
+
+/// How far back the views begin.
+const KEPT: Span = Span::seconds(7 * 86_400);
+
+/// Events that are read back at most.
+const EVENTS_MAX: i64 = 200_000;
+
+/// Incidents that are remembered; open ones always are.
+const INCIDENTS_MAX: usize = 10_000;
+
+/// So few events need not wait for the loop.
+const EVENTS_AT_ONCE: i64 = 20_000;
+
+/// How long a request waits for the views.
+const CATCH_UP: Duration = Duration::from_secs(5);
+
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Pauses until the loop need not have caught up any more: 30 s.
+const PAUSES_BEFORE: usize = 150;
+
+/// Records noted at a time.
+const RECORDS_AT_A_TIME: usize = 1000;
+
+/// Reasons of dead letters that are told apart.
+const REASONS_MAX: usize = 64;
+
+/// Meshes whose policies are looked at.
+const MESHES_MAX: usize = 10_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::knowledge::views::Incident;
+    use crate::model::{IncidentKind, MeshId, NodeId, NodeKey, Time};
+
+    fn incident(closed_at: Option<i64>) -> Incident {
+        Incident {
+            kind: IncidentKind::Node,
+            node: NodeKey {
+                mesh: MeshId::parse("m").unwrap(),
+                node: NodeId::parse("n").unwrap(),
+            },
+            ill_since: Time(0),
+            opened_at: Time(0),
+            closed_at: closed_at.map(Time),
+            detect: Span(0),
+            repair: None,
+            symptoms: Vec::new(),
+            orders: 0,
+            withheld: 0,
+        }
+    }
+
+    #[test]
+    fn the_oldest_that_closed_are_forgotten_and_no_open_one() {
+        let mut told = Told::default();
+        let many = INCIDENTS_MAX as i64 + INCIDENTS_MAX as i64 / 8 + 1;
+        for i in 0..many {
+            let closed_at = (i % 100 != 0).then_some(i);
+            told.views
+                .incidents
+                .insert(format!("inc-{i}"), incident(closed_at));
+        }
+        told.forget();
+        let left = &told.views.incidents;
+        assert_eq!(left.len(), INCIDENTS_MAX);
+        let open = left.values().filter(|i| i.closed_at.is_none()).count() as i64;
+        assert_eq!(open, (many + 99) / 100);
+        assert!(!left.contains_key("inc-1") && left.contains_key(&format!("inc-{}", many - 1)));
+    }
+
+    #[test]
+    fn dead_letters_are_counted_by_a_bounded_list_of_reasons() {
+        let mut told = Told::default();
+        for i in 0..REASONS_MAX + 5 {
+            told.dead(&Record {
+                offset: 0,
+                time: Time(0),
+                key: Vec::new(),
+                value: Vec::new(),
+                headers: vec![("reason".into(), format!("r{i}").into_bytes())],
+            });
+        }
+        assert_eq!(told.counts.dead["r0"], 1);
+        assert_eq!(told.counts.dead["other"], 5);
+    }
+}
