@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 
 use homeostat::config::settings::{Fsync, LogSettings, LoopSettings};
 use homeostat::embedded::{Embedded, Incoming};
-use homeostat::model::{EventTime, MeshId, Metric, Metrics, NodeId, Reading, Sample, Span, Time};
+use homeostat::model::{
+    EventTime, LogOpened, MeshId, Metric, Metrics, NodeId, PlanRecord, Reading, Sample, Span, Time,
+};
 use homeostat::runtime::{Clock, Config, Seed, TimeSource, Worker};
 use homeostat::stream::Topic;
 use homeostat::topology;
@@ -50,6 +52,7 @@ fn run(nodes: usize) {
         ..LogSettings::default()
     };
     let log = Embedded::open(&settings, TimeSource::Sample).expect("a folder of its own");
+    begin(&log);
     let stop = Arc::new(AtomicBool::new(false));
     let worker = {
         let (log, stop) = (log.clone(), stop.clone());
@@ -84,6 +87,23 @@ fn run(nodes: usize) {
         panes / nodes as u64,
     );
     remove(&dir);
+}
+
+/// Opens the log, as its first run does.
+fn begin(log: &Embedded) {
+    let opened = PlanRecord::LogOpened(LogOpened {
+        log_id: "bench".to_owned(),
+        audit_name: "bench.example/log".to_owned(),
+        partitions: 1,
+        time_source: "sample".to_owned(),
+    });
+    let record = Incoming {
+        time: Time(1_767_225_600_000),
+        key: Vec::new(),
+        value: wire::encode_plan(&opened),
+    };
+    log.append(Topic::PlanInbox, vec![record])
+        .expect("there is room");
 }
 
 /// From opening the folder to a task that folds aloud.

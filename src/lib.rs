@@ -26,7 +26,7 @@
 //! - Every wish passes every question, in order; what waits is judged again when what held it ends;
 //!   one record causes at most 256 events: `tests/plan.rs`.
 //! - An order is begun once, and an act that may have been done is never repeated: the tests of
-//!   [`execute`].
+//!   [`execute`], and with a real agent that is killed `tests/agent.rs`.
 //! - A bad record is a dead letter with its reason and stops nothing, nor does a panic:
 //!   `tests/hostile.rs`.
 //! - `assess` answers as its contract says: `tests/vectors.rs`.
@@ -39,7 +39,7 @@
 //! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
 //! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
 //! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one
-//! page), [`sim`], [`config`] and [`cli`].
+//! page), [`sim`], [`config`], `telemetry` (what it says of itself) and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.
@@ -81,6 +81,12 @@ pub mod plan;
 pub mod runtime;
 pub mod sim;
 pub mod stream;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the rim: it writes to standard error"
+)]
+pub mod telemetry;
 pub mod topology;
 #[cfg(feature = "io")]
 #[expect(

@@ -278,3 +278,285 @@ fn a_story_is_told_under_a_policy() {
         "{err}"
     );
 }
+
+/// An empty folder of the test's own.
+fn folder(name: &str) -> String {
+    let dir = format!("{}/{name}", env!("CARGO_TARGET_TMPDIR"));
+    if std::path::Path::new(&dir).exists() {
+        std::fs::remove_dir_all(&dir).expect("the test's folder is ours");
+    }
+    std::fs::create_dir(&dir).expect("the test's folder is ours");
+    dir
+}
+
+fn json_lines(out: &str) -> Vec<serde_json::Value> {
+    let lines = out.lines().map(serde_json::from_str);
+    lines.collect::<Result<_, _>>().expect("one object a line")
+}
+
+#[test]
+fn config_show_tells_each_value_with_its_origin() {
+    let path = file("show.toml", "[log]\nsync_ms = 5\n[plan]\nhelp_s = 20\n");
+    let args = ["config", "show", "--config", &path, "--data", "elsewhere"];
+    let (code, out, err) = homeostat(&args, &[("HOMEOSTAT_WEB_QUEUE_MAX", "9")]);
+    assert_eq!(code, 0, "{err}");
+    for line in [
+        &format!("sync_ms = 5  (ms, {path})"),
+        "dir = \"elsewhere\"  (--data)",
+        "queue_max = 9  (records, environment variable HOMEOSTAT_WEB_QUEUE_MAX)",
+        "stop_s = 10  (s, default)",
+        &format!("help_s = 20  (s, {path})"),
+        "[log.keep_days]",
+    ] {
+        assert!(out.lines().any(|said| said == line), "{line:?} in {out}");
+    }
+    assert!(err.starts_with("next: "), "{err}");
+
+    let (code, out, _) = homeostat(&[&args[..], &["--json"]].concat(), &[]);
+    let lines = json_lines(&out);
+    let line = |key: &str| lines.iter().find(|line| line["key"] == key).unwrap();
+    assert_eq!(code, 0);
+    assert_eq!(line("log.sync_ms")["value"], 5);
+    assert_eq!(line("log.sync_ms")["unit"], "ms");
+    assert_eq!(line("log.dir")["origin"], "--data");
+    assert_eq!(line("plan.mode")["origin"], "default");
+    assert_eq!(line("plan.mode")["policy"], true);
+
+    let path = file("show-bad.toml", "[log]\nsync_s = 5\n");
+    let (code, out, err) = homeostat(&["config", "show", "--config", &path], &[]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(
+        err.contains("line 2: log.sync_s: unknown key, the nearest is log.sync_ms"),
+        "{err}"
+    );
+}
+
+#[test]
+fn config_init_writes_a_file_that_changes_nothing_and_replaces_none_unasked() {
+    let path = format!("{}/homeostat.toml", folder("config-init"));
+    let init = ["config", "init", "--config", &path];
+    let (code, out, err) = homeostat(&init, &[]);
+    assert_eq!((code, out.starts_with("written: ")), (0, true), "{err}");
+    let (code, out, _) = homeostat(&["config", "show", "--json", "--config", &path], &[]);
+    assert_eq!(code, 0);
+    assert!(
+        json_lines(&out)
+            .iter()
+            .all(|line| line["origin"] == "default"),
+        "{out}"
+    );
+
+    std::fs::write(&path, "# mine\n").unwrap();
+    let (code, out, err) = homeostat(&init, &[]);
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains(&path) && err.contains("--force"), "{err}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "# mine\n");
+    assert_eq!(homeostat(&[&init[..], &["--force"]].concat(), &[]).0, 0);
+    assert!(
+        std::fs::read_to_string(&path)
+            .unwrap()
+            .contains("#sync_ms = 10")
+    );
+    assert!(!std::path::Path::new(&format!("{path}.partial")).exists());
+
+    let nowhere = ["config", "init", "--config", "/no/such/folder/h.toml"];
+    let (code, _, err) = homeostat(&nowhere, &[]);
+    assert!(code == 2 && err.contains("/no/such/folder/h.toml"), "{err}");
+}
+
+#[cfg(feature = "io")]
+mod io {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn shells_complete_and_pages_tell_every_command() {
+        for (shell, words) in [
+            ("bash", "complete -F"),
+            ("zsh", "#compdef homeostat"),
+            ("fish", "complete -c homeostat"),
+        ] {
+            let (code, out, err) = homeostat(&["completions", shell], &[]);
+            assert_eq!(code, 0, "{err}");
+            assert!(
+                out.contains(words) && out.contains("replay"),
+                "{shell}: {out}"
+            );
+        }
+        let (code, out, _) = homeostat(&["completions", "no-such-shell"], &[]);
+        assert_eq!((code, out.as_str()), (2, ""));
+
+        let dir = format!("{}/pages", folder("man"));
+        let (code, _, err) = homeostat(&["man", &dir], &[]);
+        assert_eq!(code, 0, "{err}");
+        for page in ["homeostat", "homeostat-check", "homeostat-config-init"] {
+            let text = std::fs::read_to_string(format!("{dir}/{page}.1")).unwrap();
+            assert!(text.contains(".TH"), "{page}: {text}");
+        }
+        let taken = file("no-folder", "");
+        let (code, _, err) = homeostat(&["man", &taken], &[]);
+        assert!(code == 2 && err.contains(&taken), "{err}");
+    }
+
+    /// Room enough on any machine.
+    const ROOM: (&str, &str) = ("HOMEOSTAT_LOG_MIN_FREE_MIB", "0");
+
+    /// And no network looked at.
+    const QUIET: [(&str, &str); 2] = [ROOM, ("HOMEOSTAT_AGENT_ENABLED", "false")];
+
+    #[test]
+    fn a_machine_where_a_loop_can_run_is_well() {
+        let dir = format!("{}/data", folder("check-well"));
+        let (code, out, err) = homeostat(&["check", "--data", &dir], &[ROOM]);
+        assert_eq!(code, 0, "{out}{err}");
+        assert!(out.contains(&format!("{dir} is not there yet")), "{out}");
+        assert_eq!(err, format!("next: homeostat run --data {dir}\n"));
+        assert!(
+            !std::path::Path::new(&dir).exists(),
+            "a check makes nothing"
+        );
+
+        let (code, out, _) = homeostat(&["check", "--data", &dir, "--json"], &QUIET);
+        assert_eq!(code, 0);
+        let checks: Vec<_> = json_lines(&out)
+            .iter()
+            .map(|line| line["check"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            checks,
+            ["configuration", "data folder", "clock", "disk", "agent"]
+        );
+        let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &QUIET);
+        assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+        assert!(
+            out.starts_with("homeostat: all is well") && out.len() <= 501,
+            "{out}"
+        );
+    }
+
+    #[test]
+    fn the_first_fatal_ends_the_check_and_every_red_line_names_what_mends_it() {
+        let taken = file("check-taken", "");
+        let below = format!("{taken}/data");
+        let long = format!("/{}", "x".repeat(700));
+        for (args, variable, code, words) in [
+            (&["--data", taken.as_str()][..], ROOM, 1, "is not a folder"),
+            (&["--data", &below], ROOM, 1, "cannot be read and written"),
+            (
+                &[],
+                ("HOMEOSTAT_LOG_SYNCMS", "1"),
+                1,
+                "HOMEOSTAT_LOG_SYNC_MS",
+            ),
+            (&[], ("HOMEOSTAT_LOG_SYNC_MS", "0"), 1, "1 to 1000 ms"),
+            (&["--config", "no-such-file"], ROOM, 2, "no-such-file"),
+            (&["--config", &long], ROOM, 2, "xxx"),
+        ] {
+            let args = [&["check"], args].concat();
+            let (got, out, _) = homeostat(&args, &[variable]);
+            assert_eq!(got, code, "{args:?}: {out}");
+            assert!(
+                out.contains(words) && out.contains("mend: "),
+                "{args:?}: {out}"
+            );
+            assert!(!out.contains("disk"), "{args:?}: {out}");
+            let (got, out, _) = homeostat(&[&args[..], &["--json"]].concat(), &[variable]);
+            let last = json_lines(&out).pop().unwrap();
+            assert_eq!(got, code);
+            assert!(last["mend"].is_string(), "{last}");
+            let (got, out, _) = homeostat(&[&args[..], &["--short"]].concat(), &[variable]);
+            assert!(
+                got == code && out.trim_end().chars().count() <= 500,
+                "{out}"
+            );
+        }
+    }
+
+    /// Answers on `dir`'s socket until its test's process ends: what `answer` says to a path.
+    fn serve(dir: &str, answer: fn(&str) -> (u16, String)) {
+        let listener = UnixListener::bind(format!("{dir}/homeostat.sock")).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let mut reader = BufReader::new(stream);
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                // The rest too: what is closed unread is reset.
+                let mut header = String::from("more");
+                while !header.trim().is_empty() {
+                    header.clear();
+                    reader.read_line(&mut header).unwrap();
+                }
+                let (status, body) = answer(line.split(' ').nth(1).unwrap_or_default());
+                let mut stream = reader.into_inner();
+                // Who asked may be gone.
+                let _ = write!(stream, "HTTP/1.0 {status} Whatever\r\n\r\n{body}");
+            }
+        });
+    }
+
+    /// A folder that this process holds, as a loop does.
+    fn held(name: &str) -> (String, std::fs::File) {
+        let dir = folder(name);
+        let lock = std::fs::File::create(format!("{dir}/lock")).unwrap();
+        lock.lock().unwrap();
+        let card = "{\"pid\":77,\"since\":\"2026-01-01T00:00:00.000Z\",\"listen\":\"[::1]:1\"}";
+        std::fs::write(format!("{dir}/holder.json"), card).unwrap();
+        (dir, lock)
+    }
+
+    #[test]
+    fn a_holder_is_named_and_asked() {
+        let (dir, _lock) = held("check-held");
+        let check = ["check", "--json", "--data", &dir];
+        let (code, out, _) = homeostat(&check, &QUIET);
+        assert_eq!(code, 1, "nobody listens: {out}");
+        assert!(
+            out.contains("kill -TERM 77, then homeostat run --data "),
+            "{out}"
+        );
+
+        serve(&dir, |path| match path {
+            "/readyz" => (200, String::new()),
+            "/v1/log" => {
+                let topic = "{\"topic\":\"events\",\"bytes\":1048576,\"start\":0,\"end\":7,\
+                             \"oldest\":\"2026-01-01T00:00:00.000Z\"}";
+                let free = 1_u64 << 50;
+                (
+                    200,
+                    format!("{{\"topics\":[{topic}],\"free_bytes\":{free}}}"),
+                )
+            }
+            _ => (404, String::new()),
+        });
+        let (code, out, err) = homeostat(&check, &QUIET);
+        assert_eq!(code, 0, "{out}");
+        let lines = json_lines(&out);
+        let line = |check: &str| lines.iter().find(|line| line["check"] == check).unwrap();
+        let holder = line("data folder")["words"].as_str().unwrap();
+        assert!(
+            holder.contains("process 77 since 2026-01-01T00:00:00.000Z"),
+            "{holder}"
+        );
+        assert_eq!(line("door")["verdict"], "ok");
+        assert_eq!(line("topic")["topic"], "events");
+        assert!(line("topic")["days_left"].as_f64() > Some(1.0), "{out}");
+        assert_eq!(err, format!("next: homeostat state --data {dir}\n"));
+    }
+
+    #[test]
+    fn a_door_that_is_not_ready_is_found_wanting_with_its_reasons() {
+        let (dir, _lock) = held("check-unready");
+        serve(&dir, |path| match path {
+            "/readyz" => (503, "disk nearly full\n".to_owned()),
+            _ => (404, "no such path".to_owned()),
+        });
+        let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &QUIET);
+        assert_eq!(code, 1, "{out}");
+        assert!(
+            out.contains("disk nearly full") && out.contains("404"),
+            "{out}"
+        );
+    }
+}

@@ -1,9 +1,10 @@
 //! What is still to be sent: outcomes and samples, in files, bounded.
 //!
-//! Two lanes of lines, each a row of segments (append-only files), oldest first. A line is sent from
-//! the front of its lane and removed after the answer; a segment is deleted when all of it is sent.
-//! How far a segment is sent is not written down: after a crash its lines are sent again, which is
-//! harmless (the log passes an outcome on once, and a sample's seq is judged once).
+//! Two lanes of lines, each a row of segments (append-only files), oldest first. A line is sent
+//! from the front of its lane and removed after the answer; a segment is deleted when all of it
+//! is sent. How far a segment is sent is not written down: after a crash its lines are sent
+//! again, which is harmless (the log passes an outcome on once, and a sample's seq is judged
+//! once).
 //!
 //! - Over the limit the oldest segment of samples goes first, then the oldest of outcomes.
 //! - An outcome is durable when it is in; a sample survives the process, not the machine.

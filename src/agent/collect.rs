@@ -5,8 +5,8 @@
 //! Peers that were **configured** always count: over all of them, latency is the mean of the
 //! answers, loss the part of the probes that got none, connectivity how many answered at all.
 //!
-//! Peers that were **discovered** owe nobody an answer, so they prove health, and only what is known
-//! of them proves illness:
+//! Peers that were **discovered** owe nobody an answer, so they prove health, and only what is
+//! known of them proves illness:
 //! - a router counts once it answered in this run, as long as it is the same router (its hardware
 //!   address); a neighbour counts while it answers. A phone that fell asleep, a firewall that drops
 //!   echoes, a laptop taken elsewhere are no illness of this host.
@@ -174,8 +174,8 @@ impl Collector {
     /// Connectivity, latency and loss.
     async fn links(&mut self) -> Result<Links, Missing> {
         match (self.named.is_empty(), self.discover) {
-            (false, _) => self.to_named().await,
-            (true, true) => self.to_discovered().await,
+            (false, _) => self.links_to_named().await,
+            (true, true) => self.links_to_discovered().await,
             (true, false) => Err(missing(
                 "no peers are configured, and discovery is off",
                 "name some in [agent] peers, or set discover = true",
@@ -183,7 +183,7 @@ impl Collector {
         }
     }
 
-    async fn to_named(&mut self) -> Result<Links, Missing> {
+    async fn links_to_named(&mut self) -> Result<Links, Missing> {
         let mut targets = Vec::new();
         let mut whys = Vec::new();
         for named in &mut self.named {
@@ -208,7 +208,7 @@ impl Collector {
         Links::over(&tallies).ok_or_else(|| missing(format!("no peer can be probed: {why}"), next))
     }
 
-    async fn to_discovered(&mut self) -> Result<Links, Missing> {
+    async fn links_to_discovered(&mut self) -> Result<Links, Missing> {
         const NEXT: &str = "name peers in [agent] peers, with :port over TCP";
         let mut found = discover().map_err(|why| missing(why, NEXT))?;
         found.truncate(self.peers_max);

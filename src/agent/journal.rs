@@ -1,4 +1,5 @@
-//! The journal of orders: what was begun and how it ended, one file per log that was obeyed.
+//! The journal of orders: what was begun and how it ended, one file per log that was
+//! obeyed.
 //!
 //! Rows are JSON lines of [`Row`]; a row is durable when [`Journal::append`] returns. The file is
 //! written anew when it is opened and when it grew large: the newest row of each kind is all that
@@ -36,7 +37,7 @@ impl Journal {
         node: &NodeKey,
         log_id: &str,
     ) -> Result<(Journal, Admission), AgentError> {
-        let path = folder.path(&file_name(log_id));
+        let path = folder.path(&file_name(node, log_id));
         let rows = read_rows(&path)?;
         let admission = Admission::new(node.clone(), log_id.to_owned(), rows);
         let (file, bytes) = write_anew(&path, &admission)?;
@@ -64,9 +65,15 @@ impl Journal {
     }
 }
 
-/// A log's id may hold any letter; its hash is a name.
-fn file_name(log_id: &str) -> String {
-    let digest = Sha256::digest(log_id.as_bytes());
+/// Names may hold any letter; the hash of all three is a name. An agent that is called otherwise
+/// for a while finds its own journal again.
+fn file_name(node: &NodeKey, log_id: &str) -> String {
+    let mut hash = Sha256::new();
+    for text in [log_id, node.mesh.as_str(), node.node.as_str()] {
+        hash.update((text.len() as u32).to_be_bytes());
+        hash.update(text);
+    }
+    let digest = hash.finalize();
     let name: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
     format!("journal-{name}.jsonl")
 }
@@ -210,7 +217,7 @@ mod tests {
     fn a_line_that_is_no_row_stops_the_agent() {
         let scratch = Scratch::new("journal-damaged");
         let folder = Folder::take(&scratch.0).unwrap();
-        fs::write(folder.path(&file_name("log")), "{}\n").unwrap();
+        fs::write(folder.path(&file_name(&node(), "log")), "{}\n").unwrap();
         let error = Journal::open(&folder, &node(), "log")
             .unwrap_err()
             .to_string();

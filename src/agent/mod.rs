@@ -1,7 +1,8 @@
 //! A node's side: collect, send, obey, report.
 //!
 //! [`run`] is all of it: three tasks on one thread, over one folder.
-//! - Sampling: `collect.rs` measures, `probe.rs` asks the peers, `sampling.rs` numbers the readings.
+//! - Sampling: `collect.rs` measures, `probe.rs` asks the peers, `sampling.rs` numbers the
+//!   readings.
 //! - Sending: `buffer.rs` keeps what is not sent yet, `outbox.rs` sends it.
 //! - Obeying: `obeying.rs` follows the directives; `journal.rs` remembers, `executor.rs` acts.
 //!
@@ -42,8 +43,6 @@ mod obeying;
 mod outbox;
 mod probe;
 mod sampling;
-#[cfg(test)]
-mod scratch;
 mod sse;
 
 /// How long a last try to send may take when the agent is told to stop.
@@ -57,7 +56,7 @@ pub enum AgentError {
     Setting(String),
     /// One agent per folder.
     #[error(
-        "taking hold of {}: {holder} has it (stop that agent, or give this one a folder of its own)",
+        "taking hold of {}: {holder} has it (stop it, or give this agent a folder of its own)",
         dir.display()
     )]
     Held {
@@ -120,19 +119,25 @@ pub async fn run(
     let mut sender = Sender::new(&client, &outbox, boot);
     tracing::info!(%node, server = %client.server(), boot, "the agent runs");
 
+    let (finish, finishing) = watch::channel(false);
     let working = async {
         let obeying = obeyer.run(boot, stop.clone());
         let (obeyed, ()) = tokio::join!(obeying, sampler.run(told, stop.clone()));
         obeyed
     };
+    // It goes on when the others have ended: what it is sending then is not sent again.
+    let sending = sender.run(finishing);
+    tokio::pin!(sending);
     tokio::select! {
         ended = working => ended?,
-        failed = sender.run() => match failed? {},
+        failed = &mut sending => return failed,
     }
-    match timeout(FLUSH_MAX, sender.flush()).await {
-        Ok(flushed) => flushed,
-        Err(_) => Ok(()),
+    finish.send_replace(true);
+    if let Ok(sent) = timeout(FLUSH_MAX, sending).await {
+        sent?;
     }
+    tracing::info!(not_sent = outbox.left(), "the agent ends");
+    Ok(())
 }
 
 /// Bounds of the interval that it samples at by itself, s; tests may be faster than people.
@@ -164,3 +169,6 @@ pub fn node_key(settings: &AgentSettings) -> Result<NodeKey, AgentError> {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
+
+#[cfg(test)]
+mod scratch;

@@ -5,9 +5,9 @@
 //!
 //! - Right before a directive is judged the door is asked what its log is called and what time it
 //!   is: an order of a log that was replaced, or one that lay somewhere for too long, is not begun.
-//! - An event counts as seen (its id is what the next connection resumes behind) when its outcome is
-//!   in the buffer. A start begins without an id, a longest ttl back, and reports once more what the
-//!   journal holds: a crash between the journal and the buffer loses no outcome.
+//! - An event counts as seen (its id is what the next connection resumes behind) when its outcome
+//!   is in the buffer. A start begins without an id, a longest ttl back, and reports once more what
+//!   the journal holds: a crash between the journal and the buffer loses no outcome.
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
-use super::client::{Client, SseEvent, quote};
+use super::client::{Client, SseEvent, beginning, quote};
 use super::executor::{Hands, sample_every};
 use super::folder::Folder;
 use super::journal::Journal;
 use super::outbox::{Backoff, Link, Outbox};
 use super::{AgentError, stopped};
 use crate::execute::{Admission, Answer, Progress, obey, settle};
-use crate::model::{Action, Directive, NodeKey, Outcome, OutcomeResult, Time, parse_rfc3339};
+use crate::model::{Action, Directive, NodeKey, Outcome, OutcomeResult, Time};
 use crate::wire;
 
 /// For how long it is believed what the door said of its log.
@@ -66,8 +66,9 @@ struct Memory {
 #[derive(Clone, Debug)]
 struct Learned {
     log_id: String,
-    /// No earlier than this it is there.
-    now: Time,
+    /// It is no later than this there. `None`: its time is the samples' own, which no clock shows;
+    /// then nothing is known to be over.
+    now: Option<Time>,
 }
 
 /// Why following ended.
@@ -193,8 +194,9 @@ impl<'a> Obeyer<'a> {
     async fn learn(&mut self) -> Result<Learned, String> {
         #[derive(Deserialize)]
         struct LogForm {
-            log_id: Option<String>,
-            time: Option<String>,
+            log_id: String,
+            #[serde(default)]
+            time_source: String,
         }
         if let Some((learned, at)) = &self.learned
             && at.elapsed() < LEARNED_LASTS
@@ -203,20 +205,28 @@ impl<'a> Obeyer<'a> {
         }
         let asked = self.client.send("GET", "/v1/log", "", Vec::new()).await;
         let answer = asked.map_err(|error| error.to_string())?;
-        let wrong = |what: &str| {
+        let wrong = |words: &str| {
             let server = self.client.server();
-            format!("GET /v1/log on {server}: answered {} {what}", answer.status)
+            format!(
+                "GET /v1/log on {server}: answered {}: {words}",
+                answer.status
+            )
         };
+        if answer.status != 200 {
+            return Err(wrong(&beginning(&answer.body)));
+        }
         let form: LogForm = serde_json::from_slice(&answer.body)
-            .map_err(|_| wrong("without the name of a log (is it a Homeostat's door?)"))?;
-        let log_id = form.log_id.filter(|id| !id.is_empty());
-        let log_id = log_id.ok_or_else(|| wrong("that its log is not opened yet"))?;
-        // A date is cut to the second: what may be over is over.
-        let dated = answer.date.map(|Time(ms)| Time(ms + 999));
-        let said = form.time.and_then(|text| parse_rfc3339(text.as_bytes()));
-        let now = said.map(Time).or(dated);
-        let now = now.ok_or_else(|| wrong("without a time"))?;
-        let learned = Learned { log_id, now };
+            .map_err(|_| wrong("no log is named (is it a Homeostat's door?)"))?;
+        let now = match (form.time_source.as_str(), answer.date) {
+            ("sample", _) => None,
+            // A date is cut to the second: what may be over is over.
+            (_, Some(Time(ms))) => Some(Time(ms + 999)),
+            (_, None) => return Err(wrong("no Date is given, so no time to expire by")),
+        };
+        let learned = Learned {
+            log_id: form.log_id,
+            now,
+        };
         self.learned = Some((learned.clone(), Instant::now()));
         Ok(learned)
     }
@@ -241,10 +251,11 @@ impl<'a> Obeyer<'a> {
         if self.log.as_ref().is_some_and(|log| log.settled) {
             return Ok(());
         }
+        let now = learned.now.unwrap_or_default();
         let outcomes = self
             .work(move |memory, hands| {
                 let journal = &mut |row: &_| memory.journal.append(row);
-                settle(&mut memory.admission, hands, journal, learned.now)?;
+                settle(&mut memory.admission, hands, journal, now)?;
                 let ended = memory
                     .admission
                     .rows()
@@ -303,7 +314,8 @@ impl<'a> Obeyer<'a> {
                     let why = format!("the log is now {}", learned.log_id);
                     return Ok(Some(Ended::Lost(why)));
                 }
-                self.obey(directive, learned.now).await?;
+                let now = learned.now.unwrap_or(directive.issued_at);
+                self.obey(directive, now).await?;
             }
         }
         if !event.id.is_empty() {

@@ -1,20 +1,19 @@
 //! Sending: what waits in the buffer goes to the door, oldest first, until it is answered.
 //!
 //! A batch leaves the buffer after the answer, whatever the door took of it: a line that it rejects
-//! would be rejected again. While nobody answers, or the door asks to wait, the next try comes later
-//! and later, at most 30 s (or what the door asked for, at most 300 s).
+//! would be rejected again. While nobody answers, or the door asks to wait, the next try comes
+//! later and later, at most 30 s (or what the door asked for, at most 300 s).
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
-use super::AgentError;
 use super::buffer::{BATCH_BYTES_MAX, Batch, Buffer, Lane};
 use super::client::{Answer, Client, beginning};
+use super::{AgentError, stopped};
 use crate::model::Outcome;
 
 /// What is to be sent; filled by the sampling and the obeying, emptied by the sending.
@@ -32,6 +31,11 @@ impl Outbox {
             filled: Notify::new(),
             stuck: Cell::new(false),
         }
+    }
+
+    /// How many lines wait.
+    pub(super) fn left(&self) -> u64 {
+        self.buffer.borrow().lines()
     }
 
     /// Puts a report in; durable when it returns.
@@ -96,34 +100,39 @@ impl<'a> Sender<'a> {
         }
     }
 
-    /// Sends what there is and what comes, for ever.
+    /// Sends what there is and what comes; once `finish` is true only what there is, and it gives
+    /// up at the first trouble.
     ///
     /// # Errors
     /// The buffer's.
-    pub(super) async fn run(&mut self) -> Result<Infallible, AgentError> {
+    pub(super) async fn run(
+        &mut self,
+        mut finish: watch::Receiver<bool>,
+    ) -> Result<(), AgentError> {
         loop {
-            match self.send_one().await? {
-                Sent::All => self.outbox.filled.notified().await,
+            let sent = self.send_one().await?;
+            if matches!(sent, Sent::One) {
+                continue;
+            }
+            if *finish.borrow() {
+                return Ok(());
+            }
+            match sent {
                 Sent::One => {}
+                Sent::All => tokio::select! {
+                    () = self.outbox.filled.notified() => {}
+                    () = stopped(&mut finish) => {}
+                },
                 Sent::Later { why, after } => {
                     self.link.lost(&why);
-                    sleep(self.backoff.next().max(after.unwrap_or_default())).await;
+                    let wait = self.backoff.next().max(after.unwrap_or_default());
+                    tokio::select! {
+                        () = sleep(wait) => {}
+                        () = stopped(&mut finish) => {}
+                    }
                 }
             }
         }
-    }
-
-    /// Sends what there is, without waiting for what may come; gives up at the first trouble.
-    ///
-    /// # Errors
-    /// The buffer's.
-    pub(super) async fn flush(&mut self) -> Result<(), AgentError> {
-        while let Sent::One = self.send_one().await? {}
-        let left = self.outbox.buffer.borrow().lines();
-        if left > 0 {
-            tracing::info!(left, "what is not sent waits for the next start");
-        }
-        Ok(())
     }
 
     async fn send_one(&mut self) -> Result<Sent, AgentError> {
@@ -173,6 +182,7 @@ impl<'a> Sender<'a> {
         }
         self.backoff.reset();
         self.link.found();
+        self.batch_max = (self.batch_max * 2).min(BATCH_BYTES_MAX);
         self.outbox.buffer.borrow_mut().sent(batch)?;
         Ok(Sent::One)
     }
@@ -263,6 +273,58 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::client::Server;
+    use crate::agent::scratch::Scratch;
+
+    /// Three samples meet these answers, a status and a body each; so many lines are left then.
+    fn check(answers: &[(u16, &str)], left: u64) {
+        let scratch = Scratch::new(&format!("outbox-{}", answers[0].0));
+        let outbox = Outbox::new(Buffer::open(&scratch.0, 1 << 20).unwrap());
+        for seq in 1..=3 {
+            outbox.sample(&format!("{{\"seq\":{seq}}}"));
+        }
+        let client = Client::new(Server::Socket("nobody".into()), Duration::from_secs(1));
+        let mut sender = Sender::new(&client, &outbox, 7);
+        for (status, body) in answers {
+            let oldest = outbox.buffer.borrow_mut().oldest(sender.batch_max).unwrap();
+            let answer = Answer {
+                status: *status,
+                date: None,
+                retry_after_s: Some(1000),
+                body: body.as_bytes().to_vec(),
+            };
+            let sent = sender
+                .settle(&oldest.unwrap(), "/v1/metrics", &answer)
+                .unwrap();
+            if let Sent::Later { why, after } = sent {
+                assert!(why.contains(&status.to_string()), "{why}");
+                assert_eq!(after, Some(Duration::from_secs(300)), "a bound");
+            }
+        }
+        assert_eq!(outbox.left(), left, "{answers:?}");
+    }
+
+    #[test]
+    fn what_is_answered_leaves_the_buffer_whatever_was_taken_of_it() {
+        check(&[(200, "{\"accepted\":3,\"rejected\":[]}")], 0);
+        let rejected = "{\"accepted\":2,\"rejected\":[{\"line\":2,\"reason\":\"bad_time\"}]}";
+        check(&[(201, rejected)], 0);
+        check(&[(202, "what is this")], 0);
+        check(&[(400, "nothing could be read")], 0);
+    }
+
+    #[test]
+    fn who_is_told_to_wait_or_is_not_understood_keeps_it() {
+        for status in [429, 503, 500, 404, 401, 302] {
+            check(&[(status, "later")], 3);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_halved_and_a_single_line_dropped() {
+        check(&[(413, ""), (200, "{}")], 2);
+        check(&[(413, ""), (413, "")], 2);
+    }
 
     #[test]
     fn waits_grow_to_a_bound_and_differ_between_agents() {

@@ -199,7 +199,7 @@ fn first_line(error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -211,10 +211,9 @@ mod tests {
     };
 
     #[tokio::test]
-    #[expect(clippy::disallowed_types, reason = "a peer to connect to")]
     async fn a_peer_that_takes_or_refuses_a_connection_has_answered() {
-        let open = TcpListener::bind("127.0.0.1:0").unwrap();
-        let shut = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let shut = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let targets = [&open, &shut].map(|peer| Target::Tcp(peer.local_addr().unwrap()));
         drop(shut);
         for tally in probe(&targets, ROUND).await {

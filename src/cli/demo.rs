@@ -297,7 +297,7 @@ impl<W: Write> Teller<'_, W> {
             done: &done,
             nodes_healed: others + usize::from(done.iter().any(healed)),
             leaf: self.leaf,
-            duration_s: self.begun.elapsed().as_secs_f64(),
+            duration_s: Some(self.begun.elapsed().as_secs_f64()),
         };
         let text = tell(cycle, &around);
         self.after_cycle = true;
@@ -458,9 +458,10 @@ fn keep(
         time_source: TimeSource::Log,
     };
     export::write(dir, &title, cluster)?;
-    let withheld = super::export::events(recorded)?
-        .into_iter()
-        .flatten()
+    let events = recorded.iter().filter(|(of, _)| of.topic == Topic::Events);
+    let events = events.flat_map(|(_, records)| records);
+    let withheld = events
+        .filter_map(|record| wire::decode_event(&record.value).ok())
         .find_map(|event| match event.body {
             Body::DirectiveWithheld { id, .. } => Some(id),
             _ => None,

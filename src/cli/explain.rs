@@ -1,39 +1,48 @@
 //! `homeostat explain`: why something was ordered, withheld or called an incident.
 
+use std::collections::VecDeque;
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use serde::Serialize;
 
-use super::{Printer, export, plain, say};
-use crate::knowledge::explain::explain;
+use super::meter::Meter;
+use super::place::{Place, Which};
+use super::{Global, Printer, plain, say};
+use crate::knowledge::explain::{Gather, Story, explain};
 use crate::model::{Body, Event};
+use crate::runtime::{TopicPartition, partitions_of};
+use crate::stream::Topic;
+use crate::topology::replay::Done;
+use crate::wire;
 
 /// Arguments of `explain`.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Id of a directive (dir-...), an incident (inc-...) or something withheld (wh-...).
     id: String,
-    /// The export, as `demo --keep DIR` writes it.
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// Runs `explain`: 0 with the story, 1 when nothing bears that id.
-pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
-    let (_, recorded) = export::read(&args.dir)?;
-    let partitions = export::events(&recorded)?;
-    let Some(story) = partitions
-        .iter()
-        .find_map(|events| explain(events, &args.id))
-    else {
-        say(&format!(
-            "homeostat: no event bears the id {:?}; it has: {}",
-            args.id,
-            ids(&partitions).join(", ")
-        ));
-        return Ok(ExitCode::from(1));
+pub(super) fn run(
+    args: Args,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
+    let mut place = args.which.open(global)?;
+    let story = match story(&mut place, &args.id)? {
+        Ok(story) => story,
+        Err(newest) => {
+            say(&format!(
+                "homeostat: no event bears the id {:?}; the newest are: {}",
+                args.id,
+                newest.join(", ")
+            ));
+            return Ok(ExitCode::from(1));
+        }
     };
     if !printer.json {
         printer.print(&(), &plain(&story.title))?;
@@ -55,26 +64,83 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-/// The newest ids that could be asked for.
-fn ids(partitions: &[Vec<Event>]) -> Vec<&str> {
-    let newest = partitions.iter().flat_map(|events| events.iter().rev());
-    let mut ids: Vec<&str> = newest
-        .filter_map(|event| match &event.body {
-            Body::DirectiveIssued { directive } => Some(directive.id.as_str()),
-            Body::DirectiveWithheld { id, .. } => Some(id),
-            Body::IncidentOpened { incident_id, .. } => Some(incident_id),
-            _ => None,
-        })
-        .take(IDS_SHOWN)
-        .collect();
-    if ids.is_empty() {
-        ids.push("none");
+/// The story of an id: its event is looked for, then what belongs to it is gathered. When there is
+/// none, the newest ids that could be asked for.
+fn story(place: &mut Place, id: &str) -> anyhow::Result<Result<Story, Vec<String>>> {
+    let mut meter = Meter::new("reading events");
+    let mut newest = VecDeque::new();
+    for of in partitions_of(Topic::Events, place.source.title()?.partitions) {
+        let mut subject = None;
+        each(place, of, &mut meter, &mut |event| {
+            if Gather::is_about(event, id) {
+                subject = Some(event.clone());
+            }
+            if let Some(id) = asked_by(&event.body) {
+                newest.push_front(id.to_owned());
+                newest.truncate(IDS_SHOWN);
+            }
+            subject.is_none()
+        })?;
+        let Some(subject) = subject else { continue };
+        let mut gather = Gather::new(subject);
+        each(place, of, &mut meter, &mut |event| {
+            gather.note(event);
+            true
+        })?;
+        let told = explain(&gather.events(), id);
+        return told
+            .map(Ok)
+            .ok_or_else(|| anyhow!("the event of {id} was read once and not again; try again"));
     }
-    ids
+    if newest.is_empty() {
+        newest.push_front("none".to_owned());
+    }
+    Ok(Err(newest.into()))
+}
+
+/// Reads the events of a partition in order until `go_on` says no.
+pub(super) fn each(
+    place: &mut Place,
+    of: TopicPartition,
+    meter: &mut Meter,
+    go_on: &mut dyn FnMut(&Event) -> bool,
+) -> anyhow::Result<()> {
+    let (mut next, end) = (place.source.start(of)?, place.source.end(of)?);
+    let mut done = Done {
+        records: 0,
+        total: (end - next).max(0) as u64,
+    };
+    while next < end {
+        let chunk = place.source.read(of, next, end, CHUNK_RECORDS)?;
+        for record in &chunk.records {
+            let event = wire::decode_event(&record.value)
+                .map_err(|error| anyhow!("reading record {} of {of}: {error}", record.offset))?;
+            if !go_on(&event) {
+                return Ok(());
+            }
+        }
+        done.records += chunk.records.len() as u64;
+        meter.tell(done);
+        next = chunk.next;
+    }
+    Ok(())
+}
+
+/// The id that an event can be asked for by.
+fn asked_by(body: &Body) -> Option<&str> {
+    match body {
+        Body::DirectiveIssued { directive } => Some(&directive.id),
+        Body::DirectiveWithheld { id, .. } => Some(id),
+        Body::IncidentOpened { incident_id, .. } => Some(incident_id),
+        _ => None,
+    }
 }
 
 /// How many ids a wrong guess is answered with.
 const IDS_SHOWN: usize = 8;
+
+/// Events read at a time.
+const CHUNK_RECORDS: usize = 2048;
 
 #[derive(Serialize)]
 struct Line<'a> {

@@ -15,20 +15,39 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
+#[cfg(feature = "io")]
+use crate::config::settings::{LineFormat, TelemetrySettings};
 use crate::config::{Config, ConfigError};
+use crate::stream::Topic;
+#[cfg(feature = "io")]
+use crate::telemetry::{Form, Telemetry};
 
+#[cfg(feature = "io")]
+mod agent;
 pub mod assess;
+#[cfg(feature = "io")]
+mod check;
 #[cfg(feature = "io")]
 mod completions;
 mod config;
 mod demo;
+mod dlq;
 mod explain;
-mod export;
+#[cfg(feature = "io")]
+mod holder;
 #[cfg(feature = "io")]
 mod man;
+mod meter;
+mod place;
 mod policy;
+#[cfg(feature = "io")]
+mod produce;
+mod records;
 mod replay;
+#[cfg(feature = "io")]
+pub mod run;
 mod state;
+mod watch;
 
 /// Keeps meshes and fleets healthy by itself.
 ///
@@ -66,6 +85,24 @@ impl Global {
         }
     }
 
+    /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
+    #[cfg(feature = "io")]
+    fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
+        let form = match settings.format {
+            LineFormat::Text => Form::Text,
+            LineFormat::Json => Form::Json,
+        };
+        Ok(Telemetry::start(settings.level.name(), form)?)
+    }
+
+    /// Reads the configuration again and sets the level that it says; nothing else of it counts
+    /// before the next start.
+    #[cfg(feature = "io")]
+    fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
+        let config = self.config()?;
+        Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
+    }
+
     /// A command to be proposed, with the flags that name the same file and folder.
     #[cfg(feature = "io")]
     fn command(&self, words: &str) -> String {
@@ -92,16 +129,31 @@ fn quoted(word: &str) -> String {
 
 #[derive(Subcommand)]
 enum Command {
+    /// A node's side: collect, send, consume its directives, act, report.
+    #[cfg(feature = "io")]
+    Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
+    /// The doctor: what keeps this machine from running a loop, and the command that mends it.
+    #[cfg(feature = "io")]
+    Check(check::Args),
     /// What your shell needs to complete commands and flags, on stdout.
     #[cfg(feature = "io")]
     Completions(completions::Args),
     /// The configuration: each value with its origin, or a file to begin with.
     #[command(subcommand)]
     Config(config::Command),
+    /// Cycles that closed, one a line.
+    Cycles(records::Args),
     /// A simulated mesh through an incident, and the proof of what was decided.
     Demo(demo::Args),
+    /// Orders to nodes, one a line.
+    Directives(records::Args),
+    /// Dead letters: what could not be folded, and why.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// What was decided and why not, one event a line.
+    Events(records::Args),
     /// Why: from samples to symptom to decision to outcome.
     Explain(explain::Args),
     /// Manual pages, into a folder.
@@ -110,6 +162,12 @@ enum Command {
     /// The policy that Plan obeys.
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Samples as JSON lines on stdin, into the log.
+    #[cfg(feature = "io")]
+    Produce(produce::Args),
+    /// The processor: all stages, the door, and an agent for this host.
+    #[cfg(feature = "io")]
+    Run(run::Args),
     /// Decides again from what was recorded, and compares.
     Replay(replay::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
@@ -121,16 +179,30 @@ impl Cli {
         let global = &self.global;
         let mut printer = Printer::stdout(global.json);
         let code = match self.command {
+            #[cfg(feature = "io")]
+            Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
+            #[cfg(feature = "io")]
+            Command::Check(args) => check::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Completions(args) => completions::run(args, &mut printer),
             Command::Config(command) => config::run(command, global, &mut printer),
+            Command::Cycles(args) => records::run(Topic::Cycles, args, global, &mut printer),
             Command::Demo(args) => demo::run(args, &mut printer),
-            Command::Explain(args) => explain::run(args, &mut printer),
+            Command::Directives(args) => {
+                records::run(Topic::Directives, args, global, &mut printer)
+            }
+            Command::Dlq(command) => dlq::run(command, global, &mut printer),
+            Command::Events(args) => records::run(Topic::Events, args, global, &mut printer),
+            Command::Explain(args) => explain::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Man(args) => man::run(args, &mut printer),
-            Command::Replay(args) => replay::run(args, &mut printer),
-            Command::State(args) => state::run(args, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Produce(args) => produce::run(args, global, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Run(args) => run::run(&args, global),
+            Command::Replay(args) => replay::run(args, global, &mut printer),
+            Command::State(args) => state::run(args, global, &mut printer),
             Command::Policy(command) => policy::run(command, global, &mut printer),
         }?;
         printer.out.flush()?;

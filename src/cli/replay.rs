@@ -7,20 +7,20 @@ use std::process::ExitCode;
 use anyhow::Context;
 use serde::Serialize;
 
-use super::{Colour, Printer, export, say};
+use super::meter::Meter;
+use super::place::{Place, Which};
+use super::{Colour, Global, Printer, say};
 use crate::knowledge::explain::words;
 use crate::model::{Action, MeshId, NodeId};
 use crate::runtime::export::ExportError;
-use crate::stream::Topic;
-use crate::topology::replay::{Recorded, Report, replay, replay_events};
-use crate::topology::what_if::what_if;
+use crate::topology::replay::{Report, replay_log, replay_log_events};
+use crate::topology::what_if::{WhatIfError, what_if};
 
 /// Arguments of `replay`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The export, as `demo --keep DIR` writes it.
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// Decide again from the event log alone, without the inboxes.
     #[arg(long)]
     events_only: bool,
@@ -30,8 +30,12 @@ pub(super) struct Args {
 }
 
 /// Runs `replay`: 0 no difference, 1 some, 2 it could not be read.
-pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
-    let (export, recorded) = match export::read(&args.dir) {
+pub(super) fn run(
+    args: Args,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
+    let mut place = match args.which.open(global) {
         Err(error) if matches!(error.downcast_ref(), Some(ExportError::Differs { .. })) => {
             say(&format!(
                 "{}: {error:#}",
@@ -39,15 +43,18 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
             ));
             return Ok(ExitCode::from(1));
         }
-        read => read?,
+        opened => opened?,
     };
     if let Some(path) = &args.policy {
-        return other_policy(path, &recorded, printer);
+        return other_policy(path, &mut place, printer);
     }
+    let mut meter = Meter::new("replay");
+    let mut progress = |done| meter.tell(done);
     let report = match args.events_only {
-        true => events_only(&recorded),
-        false => replay(&recorded, &export.manifest().prefix, export.time_source()),
+        true => replay_log_events(&mut *place.source, &mut progress)?,
+        false => replay_log(&mut *place.source, &mut progress)?,
     };
+    drop(meter);
     show(&report, printer)?;
     Ok(ExitCode::from(u8::from(report.differences > 0)))
 }
@@ -55,25 +62,20 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
 /// What a policy would have ordered: no verdict, so 0 when it could be told.
 fn other_policy(
     path: &Path,
-    recorded: &Recorded,
+    place: &mut Place,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<ExitCode> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("reading the policy {}", path.display()))?;
-    let told = what_if(
-        &mut crate::runtime::InMemory::new(
-            crate::runtime::Title {
-                log_id: String::new(),
-                prefix: "homeostat.".into(),
-                time_source: crate::runtime::TimeSource::Log,
-                partitions: 1,
-            },
-            recorded.clone(),
-        ),
-        &text,
-        &mut |_| {},
-    )
-    .with_context(|| format!("in {}", path.display()))?;
+    let mut meter = Meter::new("what if");
+    let told = what_if(&mut *place.source, &text, &mut |done| meter.tell(done));
+    drop(meter);
+    let told = match told {
+        Err(WhatIfError::Policy(fault)) => {
+            return Err(fault).with_context(|| format!("in {}", path.display()));
+        }
+        told => told?,
+    };
     let (mut more, mut less) = (0, 0);
     for ((key, action), (was, now)) in told.orders.iter().filter(|(_, (was, now))| was != now) {
         more += (now - was).max(0);
@@ -100,15 +102,6 @@ fn other_policy(
     Ok(ExitCode::SUCCESS)
 }
 
-fn events_only(recorded: &Recorded) -> Report {
-    let mut report = Report::default();
-    for (of, records) in recorded.iter().filter(|(of, _)| of.topic == Topic::Events) {
-        let events: Vec<_> = records.iter().map(|record| record.value.clone()).collect();
-        report.add(replay_events(of.partition, &events));
-    }
-    report
-}
-
 /// Prints a report; also what `demo` ends with.
 pub(super) fn show(report: &Report, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
     let verdict = match report.differences {
@@ -120,7 +113,10 @@ pub(super) fn show(report: &Report, printer: &mut Printer<impl Write>) -> anyhow
         report.records, report.decisions
     );
     if report.not_judged > 0 {
-        words += &format!(", {} of other engines not judged", report.not_judged);
+        words += &format!(
+            ", {} not judged (of other engines, or decided from what is no longer kept)",
+            report.not_judged
+        );
     }
     if let Some(first) = &report.first_difference {
         words += &format!(

@@ -1,53 +1,72 @@
 //! `homeostat state`: what Knowledge knows: nodes, incidents, remedies; now or at any past moment.
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 
-use anyhow::anyhow;
+use anyhow::{Context, bail};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Printer, export, plain};
+use super::explain::each;
+use super::meter::Meter;
+use super::place::{Kind, Place, Which};
+use super::records::moment;
+use super::watch::watch;
+use super::{Global, Printer, plain};
+use crate::knowledge::evolve;
 use crate::knowledge::explain::{duration, words};
 use crate::knowledge::views::Views;
-use crate::model::{Event, MeshId, NodeId, NodeKey, NodeRow, Time, parse_rfc3339};
-use crate::stream::{Base, Ledger, NoBase};
-use crate::topology::plan::PlanFold;
-use crate::wire::json::{NodeState, node_state};
+use crate::model::Time;
+use crate::runtime::partitions_of;
+#[cfg(feature = "io")]
+use crate::stream::write_name;
+use crate::stream::{Base, Ledger, NoBase, Topic};
+use crate::topology::now::{Asked, known};
+use crate::topology::replay::Soundness;
+use crate::wire;
 
 /// Arguments of `state`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The export, as `demo --keep DIR` writes it.
-    #[arg(long, value_name = "DIR")]
-    dir: PathBuf,
+    #[command(flatten)]
+    which: Which,
     /// A past moment, RFC 3339 in UTC such as 2026-01-01T00:05:00Z; without it: now.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<Time>,
+    /// Draw it again every 2 s, with the cycles that close.
+    #[arg(long, conflicts_with = "at")]
+    watch: bool,
 }
 
 /// Runs `state`.
-pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Result<ExitCode> {
-    let (_, recorded) = export::read(&args.dir)?;
+pub(super) fn run(
+    args: Args,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
+    let mut place = args.which.open(global)?;
+    if args.watch {
+        return watch(&mut place, printer);
+    }
     let mut views = Views::default();
-    let mut nodes = 0;
-    let at = args.at.unwrap_or(Time(i64::MAX));
-    for events in export::sound_events(&recorded)? {
-        let base: Rc<dyn Base> = Rc::new(NoBase);
-        let mut plan = PlanFold::new(0, &base);
-        let until = events.partition_point(|event| event.time <= at);
-        for event in &events[..until] {
-            plan.apply(event);
-            views.note(event);
+    let nodes = match (&place.kind, args.at) {
+        (Kind::Export, at) => at_moment(&mut place, at, &mut views)?,
+        #[cfg(feature = "io")]
+        (_, Some(at)) => at_moment(&mut place, Some(at), &mut views)?,
+        #[cfg(feature = "io")]
+        (_, None) => {
+            if !printer.json {
+                view_all(&mut place, &mut views)?;
+            }
+            now(&mut place)?
         }
-        let time = args
-            .at
-            .or(events[..until].last().map(|event: &Event| event.time));
-        nodes += print_nodes(plan.ledger(), time.unwrap_or_default(), printer)?;
+    };
+    for node in &nodes {
+        node.print(printer)?;
     }
     if !printer.json {
-        if nodes == 0 {
+        if nodes.is_empty() {
             printer.print(&(), "no node was known then")?;
         }
         print_views(&views, printer)?;
@@ -55,65 +74,159 @@ pub(super) fn run(args: Args, printer: &mut Printer<impl Write>) -> anyhow::Resu
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_nodes(
-    ledger: &Ledger,
-    time: Time,
-    printer: &mut Printer<impl Write>,
-) -> anyhow::Result<usize> {
-    let mut count = 0;
-    let first = NodeId::parse("\0").ok_or_else(|| anyhow!("the least name is a name"))?;
-    let mut key = NodeKey {
-        mesh: MeshId::none(),
-        node: first,
-    };
-    while let Some((next, row)) = ledger.nodes.next(&key) {
-        print_node(ledger, &next, &row, time, printer)?;
-        key = next;
-        count += 1;
-    }
-    Ok(count)
+/// A node as it is printed.
+pub(super) struct Node {
+    json: String,
+    /// What of it people read.
+    pub form: Form,
 }
 
-fn print_node(
-    ledger: &Ledger,
-    key: &NodeKey,
-    row: &NodeRow,
-    time: Time,
-    printer: &mut Printer<impl Write>,
-) -> anyhow::Result<()> {
-    let symptoms = row.assessment.symptoms();
-    let state = NodeState {
-        mesh: &key.mesh,
-        node: &key.node,
-        time,
-        severity: row.severity(),
-        symptoms: &symptoms,
-        state: row.assessment.settled,
-        phi: row.assessment.phi,
-        interval_s: row.told_interval_s,
-        last_seen: row.last_event,
-        incident_id: row.incident.as_ref().map(|incident| incident.id.as_str()),
-        held: row.hold.is_some() || ledger.mesh_hold(&key.mesh).is_some(),
-    };
-    let names: Vec<&str> = symptoms.iter().map(|symptom| symptom.name()).collect();
-    let mut text = format!(
-        "{key}  {}  {}  phi {:.3}  every {} s",
-        row.severity().name(),
-        state.state.name(),
-        state.phi,
-        state.interval_s
-    );
-    if !names.is_empty() {
-        text += &format!("  {}", names.join(", "));
+/// What of a node's JSON people read.
+#[derive(Deserialize)]
+pub(super) struct Form {
+    /// Its mesh.
+    pub mesh_id: String,
+    /// The node.
+    pub node_id: String,
+    /// How ill it is.
+    pub severity: String,
+    symptoms: Vec<String>,
+    state: String,
+    phi: f64,
+    interval_s: u32,
+    #[serde(default)]
+    incident_id: Option<String>,
+    #[serde(default)]
+    held: bool,
+}
+
+impl Node {
+    fn read(json: String) -> anyhow::Result<Node> {
+        let form = serde_json::from_str(&json).context("reading what is said of a node")?;
+        Ok(Node { json, form })
     }
-    if let Some(incident) = state.incident_id {
-        text += &format!("  in {incident}");
+
+    /// Prints it, an object or a line.
+    pub(super) fn print(&self, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
+        let object = RawValue::from_string(self.json.clone())?;
+        Ok(printer.print(&object, &plain(&self.line()))?)
     }
-    if state.held {
-        text += "  held";
+
+    /// Its line for people.
+    pub(super) fn line(&self) -> String {
+        let form = &self.form;
+        let mut text = format!(
+            "{}/{}  {}  {}  phi {:.3}  every {} s",
+            form.mesh_id, form.node_id, form.severity, form.state, form.phi, form.interval_s
+        );
+        if !form.symptoms.is_empty() {
+            text += &format!("  {}", form.symptoms.join(", "));
+        }
+        if let Some(incident) = &form.incident_id {
+            text += &format!("  in {incident}");
+        }
+        if form.held {
+            text += "  held";
+        }
+        text
     }
-    let object = RawValue::from_string(node_state(&state))?;
-    Ok(printer.print(&object, &plain(&text))?)
+}
+
+/// Where the nodes stand now.
+pub(super) fn now(place: &mut Place) -> anyhow::Result<Vec<Node>> {
+    match &place.kind {
+        Kind::Export => at_moment(place, None, &mut Views::default()),
+        #[cfg(feature = "io")]
+        Kind::Folder(folder) => {
+            let (plan, analyze) = (folder.rows("plan"), folder.rows("analyze"));
+            let asked = Asked::default();
+            let nodes = crate::topology::now::nodes(plan, analyze, &mut *place.source, &asked)?;
+            nodes.iter().map(|node| Node::read(node.json())).collect()
+        }
+        #[cfg(feature = "io")]
+        Kind::Held(holder) => {
+            let mut nodes: Vec<Node> = Vec::new();
+            loop {
+                let page = holder.get(&page_after(nodes.last().map(|node| &node.form)))?;
+                let page = String::from_utf8(page).context("reading the holder's nodes")?;
+                let before = nodes.len();
+                for line in page.lines() {
+                    nodes.push(Node::read(line.to_owned())?);
+                }
+                if nodes.len() - before < PAGE_NODES {
+                    return Ok(nodes);
+                }
+            }
+        }
+    }
+}
+
+/// The route of the nodes behind one: their keys' bytes in hex say where to go on.
+#[cfg(feature = "io")]
+fn page_after(last: Option<&Form>) -> String {
+    let mut path = format!("/v1/nodes?limit={PAGE_NODES}");
+    if let Some(last) = last {
+        let mut key = Vec::new();
+        write_name(&last.mesh_id, &mut key);
+        write_name(&last.node_id, &mut key);
+        path += "&after=";
+        path.extend(key.iter().map(|byte| format!("{byte:02x}")));
+    }
+    path
+}
+
+/// Where the nodes stood at a past moment, or at the end, from the events alone.
+fn at_moment(place: &mut Place, at: Option<Time>, views: &mut Views) -> anyhow::Result<Vec<Node>> {
+    let mut nodes = Vec::new();
+    let mut meter = Meter::new("reading events");
+    for of in partitions_of(Topic::Events, place.source.title()?.partitions) {
+        let base: Rc<dyn Base> = Rc::new(NoBase);
+        let mut ledger = Ledger::new(&base);
+        let mut soundness = Soundness::default();
+        let (mut last, mut fault) = (None, None);
+        each(place, of, &mut meter, &mut |event| {
+            if at.is_some_and(|at| event.time > at) {
+                return false;
+            }
+            // What cannot be evolved must not be tried.
+            fault = soundness.check(&wire::encode_event(event)).err();
+            if fault.is_some() {
+                return false;
+            }
+            ledger.begin();
+            evolve(&mut ledger, event);
+            views.note(event);
+            last = Some(event.time);
+            true
+        })?;
+        if let Some(fault) = fault {
+            bail!(
+                "reading record {} of {of}: {}, expected {}; \
+                 `homeostat replay --events-only` tells what else differs",
+                fault.record,
+                fault.recorded,
+                fault.expected
+            );
+        }
+        let time = at.or(last).unwrap_or_default();
+        for node in known(&ledger, time, &Asked::default()) {
+            nodes.push(Node::read(node.json())?);
+        }
+    }
+    Ok(nodes)
+}
+
+/// Brings the views to the end of the events.
+#[cfg(feature = "io")]
+fn view_all(place: &mut Place, views: &mut Views) -> anyhow::Result<()> {
+    let mut meter = Meter::new("reading events");
+    for of in partitions_of(Topic::Events, place.source.title()?.partitions) {
+        each(place, of, &mut meter, &mut |event| {
+            views.note(event);
+            true
+        })?;
+    }
+    Ok(())
 }
 
 fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
@@ -152,8 +265,6 @@ fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Resu
     Ok(())
 }
 
-fn moment(text: &str) -> Result<Time, String> {
-    parse_rfc3339(text.as_bytes())
-        .map(Time)
-        .ok_or_else(|| "expected RFC 3339 in UTC such as 2026-01-01T00:05:00Z".to_owned())
-}
+/// Nodes asked for at a time: as many as the door answers at most.
+#[cfg(feature = "io")]
+const PAGE_NODES: usize = 10_000;

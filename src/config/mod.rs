@@ -7,7 +7,7 @@
 //!
 //! A value is taken from the file, then from the environment (`HOMEOSTAT_PLAN_COOLDOWN_S`), then
 //! from a flag; the last one counts. Two gates: what was typed (the file by itself, each variable
-//! by itself), then what the program needs (all together). Every key stands in [`keys`].
+//! by itself), then what the program needs (all together). Every key stands in [`keys()`].
 
 pub mod keys;
 pub mod pages;

@@ -2,7 +2,7 @@
 //! can change a decision but `[time] source`, which the log keeps from its beginning.
 //!
 //! Every key has a default; every one that bounds something says its unit. The bounds of each, and
-//! what raising it costs, stand in the table of [`keys`](super::keys), which `config show`,
+//! what raising it costs, stand in the table of [`keys`](super::keys()), which `config show`,
 //! `config init` and the README are made of.
 
 use std::collections::BTreeMap;

@@ -368,6 +368,12 @@ impl Embedded {
         self.0.inner.failure()
     }
 
+    /// Ends the use of the folder, whoever still has a handle: rows are written to files, everything
+    /// is synced. Nothing may be appended or folded any more.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
     /// Does at once what else is done in the background about once a minute: writes the rows in
     /// memory to files, drops what is too old or too large, copies Analyze's rows when it is time.
     ///
@@ -387,8 +393,9 @@ impl Embedded {
     }
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
+impl Handle {
+    /// Ends the threads, writes rows to files and syncs everything: once.
+    fn close(&self) {
         self.inner.stopping.store(true, Ordering::SeqCst);
         // Under the lock, so that who is about to wait sees it.
         drop(self.inner.writing());
@@ -402,6 +409,12 @@ impl Drop for Handle {
         if writes {
             keeper::close(&self.inner);
         }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
     }
 }
 

@@ -13,8 +13,8 @@ pub struct Around<'a> {
     pub nodes_healed: usize,
     /// Leaf of the mesh's last event.
     pub leaf: Option<i64>,
-    /// How long it took, s of wall time; stands in no record.
-    pub duration_s: f64,
+    /// How long it took, s of wall time; stands in no record, so who reads it later cannot say.
+    pub duration_s: Option<f64>,
 }
 
 /// The seven lines of a cycle.
@@ -22,6 +22,9 @@ pub fn tell(cycle: &CycleClosed, around: &Around<'_>) -> String {
     let leaf = around
         .leaf
         .map_or("nothing yet".to_owned(), |leaf| format!("leaf {leaf}"));
+    let took = around
+        .duration_s
+        .map_or(String::new(), |s| format!(", duration={s:.3}s"));
     let symptoms: Vec<&str> = cycle.symptoms.iter().map(|s| Symptom::name(*s)).collect();
     let severity = match symptoms.is_empty() {
         true => cycle.severity.name().to_owned(),
@@ -34,7 +37,7 @@ pub fn tell(cycle: &CycleClosed, around: &Around<'_>) -> String {
          Plan: {}\n  \
          Execute: {}\n  \
          Knowledge: metrics exported, state saved, audit logged ({leaf})\n  \
-         φ-cycle complete: {} (φ={:.3}, duration={:.3}s)",
+         φ-cycle complete: {} (φ={:.3}{took})",
         cycle.node,
         cycle.mesh,
         cycle.sample_time,
@@ -46,11 +49,11 @@ pub fn tell(cycle: &CycleClosed, around: &Around<'_>) -> String {
         executed(around),
         cycle.state.name(),
         cycle.phi,
-        around.duration_s,
     )
 }
 
-fn monitored(cycle: &CycleClosed) -> String {
+/// The metrics of a cycle: `CPU=95%, Memory=50%`.
+pub fn monitored(cycle: &CycleClosed) -> String {
     let mut text = String::new();
     for (metric, value) in cycle.metrics.iter() {
         let (name, unit) = match metric {

@@ -1,6 +1,8 @@
 //! Why: a walk backwards from a directive, an incident or something withheld to the reading behind
 //! it, and forwards to how it ended. Told as a story, a line a fact.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use crate::model::{
     Action, Assessment, Body, Event, EventTime, Finding, IncidentKind, MeshId, Metric, NodeId,
     Reason, Severity, Span, State, Symptom, Time,
@@ -67,6 +69,80 @@ pub fn explain(events: &[Event], id: &str) -> Option<Story> {
     })
 }
 
+/// Gathers from a long log, event by event, what [`explain()`] needs of it: the policy in force
+/// and what is said of the node since it was last well. Bounded: see [`STORY_EVENTS_MAX`].
+#[derive(Clone, Debug)]
+pub struct Gather {
+    subject: Event,
+    /// How many events were seen: a place for each.
+    seen: u64,
+    policy: Option<(u64, Event)>,
+    events: VecDeque<(u64, Event)>,
+    /// The incident has opened, or the subject itself was met.
+    begun: bool,
+    met: bool,
+}
+
+impl Gather {
+    /// Whether an event bears an id that can be asked for.
+    pub fn is_about(event: &Event, id: &str) -> bool {
+        bears(&event.body, id) && event.body.node().is_some()
+    }
+
+    /// Gathers for the event that bears the id.
+    pub fn new(subject: Event) -> Self {
+        Gather {
+            subject,
+            seen: 0,
+            policy: None,
+            events: VecDeque::new(),
+            begun: false,
+            met: false,
+        }
+    }
+
+    /// Takes the next event of the subject's partition, from its first one on.
+    pub fn note(&mut self, event: &Event) {
+        self.seen += 1;
+        let mesh = &self.subject.mesh;
+        let node = self.subject.body.node();
+        let policy = matches!(event.body, Body::Adopted { .. } | Body::MeshOpened { .. });
+        if event.mesh == *mesh && policy && !self.met {
+            self.policy = Some((self.seen, event.clone()));
+        }
+        let about = event.mesh == *mesh && event.body.node() == node;
+        if !about && !concerns_all(event, mesh) {
+            return;
+        }
+        let opens = |id: &str| match &event.body {
+            Body::IncidentOpened { incident_id, .. } => incident_id == id,
+            _ => false,
+        };
+        self.met |= *event == self.subject;
+        self.begun |= self.met || incident_of(&self.subject.body).is_some_and(opens);
+        if !self.begun && well(event, node) {
+            self.events.clear();
+        }
+        if self.events.len() == STORY_EVENTS_MAX {
+            if self.begun {
+                return;
+            }
+            self.events.pop_front();
+        }
+        self.events.push_back((self.seen, event.clone()));
+    }
+
+    /// What was gathered, in order.
+    pub fn events(self) -> Vec<Event> {
+        let mut events: BTreeMap<u64, Event> = self.events.into_iter().collect();
+        events.extend(self.policy);
+        events.into_values().collect()
+    }
+}
+
+/// Events kept of one story: beyond them its later part is left out.
+pub const STORY_EVENTS_MAX: usize = 10_000;
+
 /// What is said for a whole mesh, or for all, and bears on each of its nodes: holds, and a storm.
 fn concerns_all(event: &Event, mesh: &MeshId) -> bool {
     let storm = |kind: &IncidentKind| *kind == IncidentKind::Mass && event.mesh == *mesh;
@@ -107,16 +183,17 @@ fn begin_of(events: &[Event], at: usize, node: &NodeId, incident: Option<&str>) 
             })
         })
         .unwrap_or(at);
-    let well = |event: &Event| {
-        event
-            .body
-            .assessment()
-            .is_some_and(|a| a.node == *node && a.severity == Severity::Ok && a.findings.is_empty())
-    };
     events[..opened]
         .iter()
-        .rposition(well)
-        .map_or(0, |well| well)
+        .rposition(|event| well(event, Some(node)))
+        .unwrap_or(0)
+}
+
+/// Whether an event carries a reading of a node without severity or symptom.
+fn well(event: &Event, node: Option<&NodeId>) -> bool {
+    event.body.assessment().is_some_and(|a| {
+        Some(&a.node) == node && a.severity == Severity::Ok && a.findings.is_empty()
+    })
 }
 
 fn end_of(events: &[Event], at: usize, incident: Option<&str>, id: &str) -> usize {

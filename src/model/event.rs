@@ -370,37 +370,49 @@ pub enum Body {
     },
 }
 
-impl Body {
-    /// The kind's name: the event's `type`.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Body::LogOpened { .. } => "LogOpened",
-            Body::MeshOpened { .. } => "MeshOpened",
-            Body::SchemaAdopted { .. } => "SchemaAdopted",
-            Body::Adopted { .. } => "Adopted",
-            Body::NodeSeen { .. } => "NodeSeen",
-            Body::StateChanged { .. } => "StateChanged",
-            Body::SeverityChanged { .. } => "SeverityChanged",
-            Body::NodeAssessed { .. } => "NodeAssessed",
-            Body::NodeSilent { .. } => "NodeSilent",
-            Body::NodeReturned { .. } => "NodeReturned",
-            Body::NodeRetired { .. } => "NodeRetired",
-            Body::IdentityConflict { .. } => "IdentityConflict",
-            Body::LoopBlind { .. } => "LoopBlind",
-            Body::AnomalyRaised { .. } => "AnomalyRaised",
-            Body::AnomalyCleared { .. } => "AnomalyCleared",
-            Body::IncidentOpened { .. } => "IncidentOpened",
-            Body::IncidentClosed { .. } => "IncidentClosed",
-            Body::DirectiveIssued { .. } => "DirectiveIssued",
-            Body::DirectiveWithheld { .. } => "DirectiveWithheld",
-            Body::DirectiveExpired { .. } => "DirectiveExpired",
-            Body::OutcomeReported { .. } => "OutcomeReported",
-            Body::ApprovalRecorded { .. } => "ApprovalRecorded",
-            Body::HoldPlaced { .. } => "HoldPlaced",
-            Body::HoldReleased { .. } => "HoldReleased",
-        }
-    }
+macro_rules! names {
+    ($($name:ident),* $(,)?) => {
+        impl Body {
+            /// The types, in order.
+            pub const NAMES: &[&str] = &[$(stringify!($name)),*];
 
+            /// The kind's name: the event's `type`.
+            pub const fn name(&self) -> &'static str {
+                match self {
+                    $(Body::$name { .. } => stringify!($name),)*
+                }
+            }
+        }
+    };
+}
+names!(
+    LogOpened,
+    MeshOpened,
+    SchemaAdopted,
+    Adopted,
+    NodeSeen,
+    StateChanged,
+    SeverityChanged,
+    NodeAssessed,
+    NodeSilent,
+    NodeReturned,
+    NodeRetired,
+    IdentityConflict,
+    LoopBlind,
+    AnomalyRaised,
+    AnomalyCleared,
+    IncidentOpened,
+    IncidentClosed,
+    DirectiveIssued,
+    DirectiveWithheld,
+    DirectiveExpired,
+    OutcomeReported,
+    ApprovalRecorded,
+    HoldPlaced,
+    HoldReleased,
+);
+
+impl Body {
     /// The node it is about, if it is about one.
     pub fn node(&self) -> Option<&NodeId> {
         match self {

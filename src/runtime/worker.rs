@@ -51,6 +51,11 @@ pub enum Recover {
 pub trait Clock {
     /// Milliseconds from any fixed moment; never goes back.
     fn now_ms(&self) -> i64;
+
+    /// Microseconds from any fixed moment, to tell people how long things took.
+    fn now_us(&self) -> u64 {
+        self.now_ms().unsigned_abs() * 1000
+    }
 }
 
 /// What a worker may be told.
@@ -79,6 +84,23 @@ pub struct Config {
     pub tick_after: Span,
     /// Commits that may fail in a row. Default 20.
     pub commit_failures_max: u32,
+}
+
+impl Tally {
+    /// Counts the time since `timed` began for the kind of stage that folded since; answers now.
+    fn spend(
+        &mut self,
+        timed: (u64, Option<Recover>),
+        clock: &dyn Clock,
+    ) -> (u64, Option<Recover>) {
+        let now = clock.now_us();
+        match timed.1 {
+            None => {}
+            Some(Recover::Refold) => self.analyze_us += now - timed.0,
+            Some(Recover::Evolve { .. }) => self.plan_us += now - timed.0,
+        }
+        (now, None)
+    }
 }
 
 impl Default for Config {
@@ -135,6 +157,14 @@ pub struct Tally {
     pub applies: u64,
     /// Ticks appended.
     pub ticks: u64,
+    /// Time spent folding for stages that are found again by folding, us.
+    pub analyze_us: u64,
+    /// Time spent folding for stages that are found again by evolving, us.
+    pub plan_us: u64,
+    /// Time spent committing and writing rows, us.
+    pub record_us: u64,
+    /// What the last commit took, us.
+    pub commit_us: u64,
 }
 
 struct Slot {
@@ -193,19 +223,26 @@ impl Worker {
         }
         let now = self.clock.now_ms();
         let mut folded = 0;
+        let mut timed = (self.clock.now_us(), None);
         for (inbox, record) in polled.records {
             let Some(Some(slot)) = self.slots.get_mut(&inbox) else {
                 continue;
             };
+            if timed.1 != Some(slot.running.spec.recover) {
+                timed = self.tally.spend(timed, &*self.clock);
+                timed.1 = Some(slot.running.spec.recover);
+            }
             if slot.running.fold(record, &self.router)? {
                 folded += 1;
                 slot.heard_ms = now;
             }
         }
+        let (recording, _) = self.tally.spend(timed, &*self.clock);
         if self.flush_due(now) {
             self.flush()?;
         }
         self.apply_lagging(now)?;
+        self.tally.record_us += self.clock.now_us() - recording;
         self.tick(now)?;
         let idle = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.running.folded == 0);
         Ok(Turn {
@@ -304,7 +341,7 @@ impl Worker {
 
     /// Step 2 of the protocol, then step 3 where the rows lag enough.
     fn flush(&mut self) -> Result<(), Stop> {
-        let begun = self.clock.now_ms();
+        let (begun, begun_us) = (self.clock.now_ms(), self.clock.now_us());
         let (mut outputs, mut positions) = (Vec::new(), Vec::new());
         for slot in self.running().filter(|slot| slot.running.folded > 0) {
             outputs.append(&mut slot.running.outputs);
@@ -316,7 +353,10 @@ impl Worker {
             return Ok(());
         }
         match self.log.commit(outputs, &positions) {
-            Ok(ends) => self.committed(begun, &ends),
+            Ok(ends) => {
+                self.tally.commit_us = self.clock.now_us() - begun_us;
+                self.committed(begun, &ends)
+            }
             Err(error) => self.not_committed(&positions, error),
         }
     }

@@ -1,0 +1,122 @@
+//! `homeostat agent`: a node's side, over the door of a processor elsewhere.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::agent;
+use crate::agent::client::Server;
+use crate::config::Config;
+
+use super::Global;
+
+/// A node's side: collect, send, consume its directives, act, report.
+///
+/// What it must remember lies in `agent` below the data folder. SIGTERM ends it with 0;
+/// SIGHUP reads the log level again.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The door: http://HOST:PORT, or the path of its socket.
+    #[arg(long, value_name = "URL", required_unless_present = "brokers")]
+    server: Option<String>,
+    /// Kafka brokers instead of a door.
+    #[arg(long, value_name = "HOST:PORT,..", conflicts_with = "server")]
+    brokers: Option<String>,
+    /// The mesh, instead of the configuration's.
+    #[arg(long, value_name = "M")]
+    mesh: Option<String>,
+    /// The node, instead of the configuration's or this host's name.
+    #[arg(long, value_name = "N")]
+    node: Option<String>,
+    /// Who does what is ordered, instead of the configuration's.
+    #[arg(long, value_enum)]
+    executor: Option<Executor>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Executor {
+    /// Says what it would do and touches nothing.
+    Log,
+    /// Runs the programs of `[agent.exec]`.
+    Exec,
+    /// Routes of a BIRD daemon.
+    Bird,
+    /// Routes of the kernel.
+    Ip,
+}
+
+pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
+    let config = configured(&args, global.config()?)?;
+    let server = match (&args.server, &args.brokers) {
+        (Some(url), _) => Server::parse(url)?,
+        (None, _) => bail!("--brokers: Kafka is not there yet; name a door with --server"),
+    };
+    let settings = config.settings();
+    let telemetry = global.telemetry(&settings.telemetry)?;
+    let dir = settings.log.dir.join("agent");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the agent: making its runtime")?;
+    runtime.block_on(async {
+        let (stop, mut hangup) = (stop_on_signal()?, listen(SignalKind::hangup())?);
+        let running = agent::run(&settings.agent, server, &dir, stop);
+        tokio::pin!(running);
+        loop {
+            tokio::select! {
+                ended = &mut running => {
+                    ended?;
+                    return Ok(ExitCode::SUCCESS);
+                }
+                _ = hangup.recv() => {
+                    // What was typed wrong since the start is no reason to end.
+                    if let Err(error) = global.reread_level(&telemetry) {
+                        tracing::error!("SIGHUP: {error:#}; the level stays");
+                    }
+                }
+            }
+        }
+    })
+}
+
+/// The configuration with what the flags say.
+fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
+    if let Some(mesh) = &args.mesh {
+        config = config.with_flag("--mesh", "agent.mesh", mesh)?;
+    }
+    if let Some(node) = &args.node {
+        config = config.with_flag("--node", "agent.node", node)?;
+    }
+    let executor = match args.executor {
+        None => return Ok(config),
+        Some(Executor::Log) => "log",
+        Some(Executor::Exec) => "exec",
+        Some(Executor::Bird | Executor::Ip) => {
+            bail!("--executor: bird and ip are not there yet; log and exec are")
+        }
+    };
+    Ok(config.with_flag("--executor", "agent.executor", executor)?)
+}
+
+fn listen(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("starting the agent: listening for signals")
+}
+
+/// Turns true with the first SIGTERM or SIGINT.
+fn stop_on_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // Nobody is left to be told: it ended by itself.
+        let _ = sender.send(true);
+    });
+    Ok(receiver)
+}

@@ -1,0 +1,115 @@
+//! Where a command reads: an export (`--dir`), or the data folder: through who holds it, or, when
+//! nobody does, by itself.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+use super::Global;
+use crate::runtime::Source;
+use crate::runtime::export::Export;
+
+#[cfg(feature = "io")]
+use super::holder::Holder;
+#[cfg(feature = "io")]
+use crate::embedded::Embedded;
+
+/// Which log a command reads.
+#[derive(clap::Args)]
+pub(super) struct Which {
+    /// Read this export, as `demo --keep DIR` writes it, instead of the data folder.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// A log to be read.
+pub(super) struct Place {
+    /// Reads it.
+    pub source: Box<dyn Source>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a log is.
+pub(super) enum Kind {
+    /// An export, whole.
+    Export,
+    /// A folder that nobody holds.
+    #[cfg(feature = "io")]
+    Folder(Embedded),
+    /// A folder whose holder answers.
+    #[cfg(feature = "io")]
+    Held(Holder),
+}
+
+impl Which {
+    /// Opens it.
+    pub(super) fn open(&self, global: &Global) -> anyhow::Result<Place> {
+        match &self.dir {
+            Some(_) if global.data.is_some() => {
+                bail!("--dir reads an export and --data a folder: give one of them")
+            }
+            Some(dir) => Ok(Place {
+                source: Box::new(export(dir)?),
+                kind: Kind::Export,
+            }),
+            None => folder(global),
+        }
+    }
+}
+
+impl Place {
+    /// Whether more may come while it is read.
+    pub(super) fn grows(&self) -> bool {
+        match self.kind {
+            Kind::Export => false,
+            #[cfg(feature = "io")]
+            Kind::Folder(_) => false,
+            #[cfg(feature = "io")]
+            Kind::Held(_) => true,
+        }
+    }
+}
+
+fn export(dir: &Path) -> anyhow::Result<crate::runtime::InMemory> {
+    let export = Export::open(dir).with_context(|| {
+        format!(
+            "opening the export in {}; `homeostat demo --keep DIR` writes one",
+            dir.display()
+        )
+    })?;
+    Ok(export.source()?)
+}
+
+#[cfg(feature = "io")]
+fn folder(global: &Global) -> anyhow::Result<Place> {
+    let config = global.config()?;
+    let dir = &config.settings().log.dir;
+    if !dir.exists() {
+        bail!(
+            "reading the data folder {}: it is not there; `{}` makes it, --data names another, \
+             --dir reads an export",
+            dir.display(),
+            global.command("run")
+        );
+    }
+    if let Some(holder) = Holder::find(dir)? {
+        return Ok(Place {
+            source: Box::new(holder.source()),
+            kind: Kind::Held(holder),
+        });
+    }
+    let folder = Embedded::read_only(dir)?;
+    Ok(Place {
+        source: folder.source(),
+        kind: Kind::Folder(folder),
+    })
+}
+
+#[cfg(not(feature = "io"))]
+fn folder(_global: &Global) -> anyhow::Result<Place> {
+    bail!(
+        "reading a data folder: this build has no store (it was made with --no-default-features); \
+         name an export with --dir DIR, as `homeostat demo --keep DIR` writes one"
+    )
+}
