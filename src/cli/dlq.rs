@@ -13,7 +13,9 @@ use super::place::{Place, Which};
 use super::produce::post_one;
 use super::{Global, Printer, plain, say};
 use crate::model::MetricsRecord;
-use crate::runtime::{Record, TopicPartition, partitions_of};
+#[cfg(feature = "io")]
+use crate::runtime::TopicPartition;
+use crate::runtime::{Record, partitions_of};
 use crate::stream::Topic;
 use crate::wire;
 
@@ -110,7 +112,7 @@ fn show(
     })?;
     let Some(letter) = found else {
         say(&format!(
-            "homeostat: there is no dead letter {id}; `homeostat dlq list` shows those that are kept"
+            "homeostat: there is no dead letter {id}; `homeostat dlq list` shows what is kept"
         ));
         return Ok(ExitCode::from(1));
     };
@@ -138,8 +140,8 @@ fn show(
 }
 
 /// Sends again what can be: samples and outcomes that stood on `metrics`. What else died there was
-/// the loop's own word, and on `plan-inbox` Analyze's or a person's: sending that again from outside
-/// would forge it.
+/// the loop's own word, and on `plan-inbox` Analyze's or a person's: to send that again from
+/// outside would forge it.
 fn replay(
     args: &Replay,
     place: &mut Place,
@@ -443,7 +445,10 @@ mod tests {
         let line = serde_json::to_string(&letter("homeostat.metrics", b"{").line()).unwrap();
         assert_eq!(
             line,
-            r#"{"topic":"homeostat.metrics","partition":0,"offset":12,"reason":"not_json","time":"1970-01-01T00:00:00.000Z","key":"n","id":"2/7"}"#
+            concat!(
+                r#"{"topic":"homeostat.metrics","partition":0,"offset":12,"reason":"not_json","#,
+                r#""time":"1970-01-01T00:00:00.000Z","key":"n","id":"2/7"}"#
+            )
         );
         assert_eq!(place_of("2/7").unwrap(), (2, 7));
         assert_eq!(place_of("7").unwrap(), (0, 7));

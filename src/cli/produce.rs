@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -95,7 +95,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// The next lines; `None` at the end of the input. What a writer has paused behind goes at once.
+    /// The next lines; `None` at the end of the input. Behind what a writer pauses goes at once.
     fn read(input: &mut BufReader<impl Read>, line: &mut u64) -> io::Result<Option<Batch>> {
         let mut batch = Batch {
             first: *line + 1,
@@ -258,8 +258,8 @@ pub(super) fn append(log: &Embedded, records: Vec<Incoming>) -> anyhow::Result<(
         (Ok(true), _) => Ok(()),
         (_, Some(failure)) => bail!("waiting until it is durable: {failure}"),
         _ => bail!(
-            "waiting until it is durable: the disk did not answer within {} s; it may or may not be \
-             in the log, send it again",
+            "waiting until it is durable: the disk did not answer within {} s; it may or may not \
+             be in the log, send it again",
             DURABLE_MAX.as_secs()
         ),
     }
@@ -279,7 +279,7 @@ fn post(holder: &Holder, path: &str, content_type: &str, body: &[u8]) -> anyhow:
             }
             429 | 503 => {
                 let pause = answer.retry_after_s.unwrap_or(1).clamp(1, PAUSE_MAX_S);
-                sleep(Duration::from_secs(pause));
+                park_timeout(Duration::from_secs(pause));
             }
             status => bail!(
                 "posting to {path}: answered {status}: {}",
@@ -288,7 +288,8 @@ fn post(holder: &Holder, path: &str, content_type: &str, body: &[u8]) -> anyhow:
         }
     }
     bail!(
-        "posting to {path}: the holder was too busy or its disk nearly full {TRIES} times; look at `homeostat check`"
+        "posting to {path}: the holder was too busy or its disk nearly full {TRIES} times; look \
+         at `homeostat check`"
     )
 }
 
@@ -373,7 +374,8 @@ mod tests {
             too_long: vec![12],
         };
         let taken: Taken = serde_json::from_str(
-            r#"{"accepted":3,"rejected":[{"line":2,"reason":"out_of_range","field":"packet_loss"}]}"#,
+            r#"{"accepted":3,
+            "rejected":[{"line":2,"reason":"out_of_range","field":"packet_loss"}]}"#,
         )
         .unwrap();
         assert_eq!(

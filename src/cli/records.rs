@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use anyhow::{anyhow, bail};
@@ -75,7 +75,7 @@ pub(super) fn run(
             say("homeostat: nothing follows: nobody writes there now; `homeostat run` does");
             break;
         }
-        sleep(PAUSE);
+        park_timeout(PAUSE);
     }
     if shown == 0 && !args.follow && !printer.json {
         say("homeostat: nothing of that kind is kept");

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -50,7 +50,7 @@ pub(super) fn watch(
             say("homeostat: nothing changes: nobody writes there now; `homeostat run` does");
             return Ok(ExitCode::SUCCESS);
         }
-        sleep(PAUSE);
+        park_timeout(PAUSE);
     }
 }
 

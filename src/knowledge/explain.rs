@@ -69,8 +69,8 @@ pub fn explain(events: &[Event], id: &str) -> Option<Story> {
     })
 }
 
-/// Gathers from a long log, event by event, what [`explain()`] needs of it: the policy in force, and
-/// what is said of the node since it was last well. Bounded: see [`STORY_EVENTS_MAX`].
+/// Gathers from a long log, event by event, what [`explain()`] needs of it: the policy in force
+/// and what is said of the node since it was last well. Bounded: see [`STORY_EVENTS_MAX`].
 #[derive(Clone, Debug)]
 pub struct Gather {
     subject: Event,
@@ -114,7 +114,10 @@ impl Gather {
         if !about && !concerns_all(event, mesh) {
             return;
         }
-        let opens = |id: &str| matches!(&event.body, Body::IncidentOpened { incident_id, .. } if incident_id == id);
+        let opens = |id: &str| match &event.body {
+            Body::IncidentOpened { incident_id, .. } => incident_id == id,
+            _ => false,
+        };
         self.met |= *event == self.subject;
         self.begun |= self.met || incident_of(&self.subject.body).is_some_and(opens);
         if !self.begun && well(event, node) {

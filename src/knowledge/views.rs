@@ -81,7 +81,7 @@ impl Views {
             node: node.clone(),
         };
         if let Some(assessment) = event.body.assessment() {
-            self.patient(at(&assessment.node)).symptoms = carriers(assessment);
+            self.assessed(at(&assessment.node), carriers(assessment));
         }
         match &event.body {
             Body::IncidentOpened {
@@ -144,8 +144,8 @@ impl Views {
                 }
             }
             Body::OutcomeReported { outcome } if outcome.result == OutcomeResult::Applied => {
-                let trials = &mut self.patient(at(&outcome.node)).trials;
-                if let Some(trial) = trials.get_mut(&outcome.kind)
+                let patient = self.nodes.get_mut(&at(&outcome.node));
+                if let Some(trial) = patient.and_then(|p| p.trials.get_mut(&outcome.kind))
                     && trial.id == outcome.directive_id
                     && trial.applied_at.is_none()
                 {
@@ -159,12 +159,28 @@ impl Views {
                 to: Severity::Ok,
                 ..
             } => {
-                let trials = std::mem::take(&mut self.patient(at(node)).trials);
+                let Some(patient) = self.nodes.get_mut(&at(node)) else {
+                    return;
+                };
+                let trials = std::mem::take(&mut patient.trials);
+                if patient.symptoms.is_empty() {
+                    self.nodes.remove(&at(node));
+                }
                 for trial in trials.into_values() {
                     self.judge(&trial, event.time);
                 }
             }
             _ => {}
+        }
+    }
+
+    /// A node without symptoms and without an act on trial is not remembered: most are well.
+    fn assessed(&mut self, key: NodeKey, symptoms: Vec<Symptom>) {
+        let idle = |patient: &Patient| patient.trials.is_empty();
+        if symptoms.is_empty() && self.nodes.get(&key).is_none_or(idle) {
+            self.nodes.remove(&key);
+        } else {
+            self.patient(key).symptoms = symptoms;
         }
     }
 
@@ -218,4 +234,66 @@ fn carriers(assessment: &Assessment) -> Vec<Symptom> {
         .carriers()
         .map(|finding| finding.symptom)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Cause, MeshId, Outcome};
+
+    fn event(body: Body) -> Event {
+        Event {
+            seq: 0,
+            time: Time(0),
+            mesh: MeshId::parse("m").unwrap(),
+            cause: Cause {
+                topic: String::new(),
+                partition: 0,
+                offset: 0,
+            },
+            engine: String::new(),
+            body,
+        }
+    }
+
+    #[test]
+    fn who_is_well_is_not_remembered() {
+        let mut views = Views::default();
+        let node = NodeId::parse("n").unwrap();
+        let key = NodeKey {
+            mesh: MeshId::parse("m").unwrap(),
+            node: node.clone(),
+        };
+        views.assessed(key.clone(), Vec::new());
+        assert!(views.nodes.is_empty());
+        views.note(&event(Body::OutcomeReported {
+            outcome: Outcome {
+                mesh: key.mesh.clone(),
+                node: node.clone(),
+                log_id: String::new(),
+                directive_id: String::new(),
+                generation: 0,
+                kind: Kind::Healing,
+                result: OutcomeResult::Applied,
+                observed: None,
+            },
+        }));
+        assert!(views.nodes.is_empty());
+        views.assessed(key.clone(), vec![Symptom::Lossy]);
+        let heal = Action::Healing {
+            level: crate::model::Healing::Aggressive,
+        };
+        views.begin_trial(key.clone(), "dir-1", heal, Time(0));
+        views.assessed(key.clone(), Vec::new());
+        assert_eq!(views.nodes.len(), 1, "an act is on trial");
+        views.note(&event(Body::SeverityChanged {
+            node,
+            from: Severity::Critical,
+            to: Severity::Ok,
+            symptoms: Vec::new(),
+            sample_seq: 0,
+            assessment: None,
+        }));
+        assert!(views.nodes.is_empty());
+    }
 }

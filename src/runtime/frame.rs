@@ -314,7 +314,12 @@ mod tests {
         let text = serde_json::to_string(&state).unwrap();
         assert_eq!(
             text,
-            r#"{"log_id":"l","prefix":"homeostat.","time_source":"sample","partitions":1,"topics":[{"topic":"events","start":1,"end":4,"bytes":5}],"positions":[{"topic":"metrics","partition":0,"next":3,"time":8,"hears_since":2}],"free_bytes":6}"#
+            concat!(
+                r#"{"log_id":"l","prefix":"homeostat.","time_source":"sample","partitions":1,"#,
+                r#""topics":[{"topic":"events","start":1,"end":4,"bytes":5}],"#,
+                r#""positions":[{"topic":"metrics","partition":0,"next":3,"time":8,"#,
+                r#""hears_since":2}],"free_bytes":6}"#
+            )
         );
         assert_eq!(serde_json::from_str::<LogState>(&text).unwrap(), state);
         assert_eq!(state.title().time_source, TimeSource::Sample);

@@ -68,8 +68,8 @@ pub trait Source {
     /// It cannot be read.
     fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError>;
 
-    /// Records at offsets from `from` to below `to`, at most about `records_max` at once. Every call
-    /// moves `next` or fails.
+    /// Records at offsets from `from` to below `to`, at most about `records_max` at once. Every
+    /// call moves `next` or fails.
     ///
     /// # Errors
     /// It cannot be read.
@@ -87,7 +87,8 @@ pub trait Source {
     /// It cannot be read.
     fn copies(&mut self, stage: &str) -> Result<Vec<RowsCopy>, LogError>;
 
-    /// Rows of a copy whose keys are above `after`, in order, at most `rows_max`; none: that was all.
+    /// Rows of a copy whose keys are above `after`, in order, at most `rows_max`; none: that was
+    /// all.
     ///
     /// # Errors
     /// It cannot be read, or is no longer kept.

@@ -273,7 +273,8 @@ fn keep(door: &Door, what: What, sorted: Sorted) -> Result<(Option<Receipt>, Res
         .append(Topic::Metrics, sorted.records)
         .map_err(not_kept)?;
     door.tally.accepted(what, accepted as u64);
-    door.links().note(sorted.seen);
+    let heard = door.log.now();
+    door.links().note(sorted.seen, heard);
     Ok((Some(receipt), answer))
 }
 

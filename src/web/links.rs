@@ -23,43 +23,56 @@ pub(super) type Seen = BTreeMap<NodeKey, (Time, Vec<Neighbour>)>;
 /// Links by the node that told them.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    seen: Seen,
+    told: BTreeMap<NodeKey, Told>,
+}
+
+/// What a node's newest sample told.
+#[derive(Debug)]
+struct Told {
+    /// The sample's own time: of a node's samples the newest counts.
+    time: Time,
+    /// When it came, on the log's clock: how old the picture is.
+    heard: Time,
+    links: Vec<Neighbour>,
 }
 
 impl Links {
     /// Takes in what samples told. A node's older sample changes nothing; when too many nodes told
-    /// of links, the one that was heard longest ago is forgotten.
-    pub(super) fn note(&mut self, seen: Seen) {
+    /// of links, those that were heard longest ago are forgotten.
+    pub(super) fn note(&mut self, seen: Seen, heard: Time) {
         for (key, (time, mut links)) in seen {
             links.truncate(LINKS_MAX);
-            match self.seen.get_mut(&key) {
-                Some(known) if known.0 > time => {}
-                Some(known) => *known = (time, links),
-                None => {
-                    if self.seen.len() >= NODES_MAX {
-                        self.forget_oldest();
-                    }
-                    self.seen.insert(key, (time, links));
-                }
+            if self.told.get(&key).is_some_and(|told| told.time > time) {
+                continue;
             }
+            if self.told.len() >= NODES_MAX && !self.told.contains_key(&key) {
+                self.forget_oldest();
+            }
+            self.told.insert(key, Told { time, heard, links });
         }
     }
 
     /// Forgets the eighth part that was heard longest ago: not one by one, since each time all are
     /// looked at.
     fn forget_oldest(&mut self) {
-        let mut times: Vec<Time> = self.seen.values().map(|(time, _)| *time).collect();
-        let (_, bound, _) = times.select_nth_unstable(NODES_MAX / 8);
+        let mut heard: Vec<Time> = self.told.values().map(|told| told.heard).collect();
+        let (_, bound, _) = heard.select_nth_unstable(NODES_MAX / 8);
         let bound = *bound;
-        self.seen.retain(|_, (time, _)| *time > bound);
+        let mut surplus = NODES_MAX / 8;
+        self.told.retain(|_, told| {
+            // Many may have come at one time: no more go than must.
+            let goes = told.heard <= bound && surplus > 0;
+            surplus -= usize::from(goes);
+            !goes
+        });
     }
 
     /// The links of a mesh, or of all, that were told after `since`.
     fn of(&self, mesh: Option<&MeshId>, since: Time) -> Vec<(NodeKey, Neighbour)> {
-        self.seen
+        self.told
             .iter()
-            .filter(|(key, (time, _))| *time >= since && mesh.is_none_or(|mesh| *mesh == key.mesh))
-            .flat_map(|(key, (_, links))| links.iter().map(|link| (key.clone(), link.clone())))
+            .filter(|(key, told)| told.heard >= since && mesh.is_none_or(|mesh| *mesh == key.mesh))
+            .flat_map(|(key, told)| told.links.iter().map(|link| (key.clone(), link.clone())))
             .collect()
     }
 }
@@ -192,11 +205,11 @@ mod tests {
     #[test]
     fn the_newest_sample_of_a_node_counts() {
         let mut links = Links::default();
-        links.note(told("a", 10, 1.0));
-        links.note(told("a", 20, 2.0));
-        links.note(told("a", 15, 3.0));
-        assert_eq!(links.of(None, Time(0)), [(key("a"), link("p", 2.0))]);
-        assert_eq!(links.of(None, Time(21)), []);
+        links.note(told("a", 10, 1.0), Time(100));
+        links.note(told("a", 20, 2.0), Time(200));
+        links.note(told("a", 15, 3.0), Time(300));
+        assert_eq!(links.of(None, Time(200)), [(key("a"), link("p", 2.0))]);
+        assert_eq!(links.of(None, Time(201)), []);
         let other = MeshId::parse("other").unwrap();
         assert_eq!(links.of(Some(&other), Time(0)), []);
     }
@@ -205,11 +218,16 @@ mod tests {
     fn no_more_nodes_than_the_limit_are_remembered_and_the_newest_stay() {
         let mut links = Links::default();
         for i in 0..NODES_MAX as i64 + 100 {
-            links.note(told(&format!("n{i}"), i, 1.0));
-            assert!(links.seen.len() <= NODES_MAX);
+            links.note(told(&format!("n{i}"), 7, 1.0), Time(i));
+            assert!(links.told.len() <= NODES_MAX);
         }
         let newest = key(&format!("n{}", NODES_MAX + 99));
-        assert!(links.seen.contains_key(&newest) && !links.seen.contains_key(&key("n0")));
+        assert!(links.told.contains_key(&newest) && !links.told.contains_key(&key("n0")));
+        let all: Seen = (0..2 * NODES_MAX)
+            .map(|i| (key(&format!("m{i}")), (Time(1), Vec::new())))
+            .collect();
+        links.note(all, Time(1_000_000));
+        assert!(links.told.len() > NODES_MAX / 2 && links.told.len() <= NODES_MAX);
     }
 
     #[test]

@@ -128,7 +128,7 @@ mod tests {
             let (ours, mut theirs) = duplex(16);
             let mut paced = Paced::new(ours, Duration::from_millis(200));
             let reader = tokio::spawn(async move {
-                let mut all = Vec::new();
+                let mut all: Vec<u8> = Vec::new();
                 let mut piece = [0; 8];
                 while all.len() < 512 {
                     tokio::time::sleep(Duration::from_millis(1)).await;

@@ -306,3 +306,130 @@ const CHUNK_RECORDS: usize = 4096;
 
 /// Decisions without a counterpart that are remembered, of each side.
 const WAITING_MAX: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Time;
+    use crate::runtime::{InMemory, Recorded, TimeSource, Title, only};
+    use crate::stream::Topic;
+
+    const OF: TopicPartition = only(Topic::PlanInbox);
+
+    /// A log with these words, each of the mesh of its first letter.
+    fn log(words: &[&str]) -> InMemory {
+        let title = Title {
+            log_id: "l".into(),
+            prefix: String::new(),
+            time_source: TimeSource::Log,
+            partitions: 1,
+        };
+        let record = |(offset, word): (i64, &&str)| Record {
+            offset,
+            time: Time(0),
+            key: word.as_bytes()[..1].to_vec(),
+            value: word.as_bytes().to_vec(),
+            headers: Vec::new(),
+        };
+        let records = (0..).zip(words).map(record).collect();
+        InMemory::new(title, Recorded::from([(OF, records)]))
+    }
+
+    fn lane(end: i64) -> Lane<'static> {
+        let which = |record: &Record, _: &mut Report| Some((record.key.clone(), 0));
+        let mut lane = Lane::new(
+            "metrics/0".to_owned(),
+            "plan-inbox".to_owned(),
+            vec![Reader::new(OF, 0, end)],
+            Box::new(which),
+        );
+        lane.chunk = 2;
+        lane.waiting_max = 4;
+        lane
+    }
+
+    fn name(word: &str) -> Name {
+        (word.as_bytes()[..1].to_vec(), 0)
+    }
+
+    /// Compares what is decided, in this order, with what was recorded.
+    fn check(recorded: &[&str], decided: &[&str], decisions: u64, differences: u64) -> Report {
+        let mut log = log(recorded);
+        let mut lane = lane(recorded.len() as i64);
+        let mut report = Report::default();
+        for (cause, word) in (0..).zip(decided) {
+            lane.decided(name(word), cause, word.as_bytes().to_vec(), &mut report);
+            lane.catch_up(&mut log, &mut report).unwrap();
+            assert!(lane.recorded.count <= lane.chunk + lane.waiting_max);
+            assert!(lane.decided.count <= lane.waiting_max);
+        }
+        lane.finish(&mut log, &mut report).unwrap();
+        let got = (report.decisions, report.differences);
+        assert_eq!(got, (decisions, differences), "{recorded:?} {decided:?}");
+        report
+    }
+
+    #[test]
+    fn what_was_said_in_each_mesh_in_order_is_as_it_was() {
+        check(&[], &[], 0, 0);
+        check(&["a1", "b1", "a2"], &["a1", "b1", "a2"], 3, 0);
+        check(&["b1", "a1", "c1", "a2"], &["a1", "a2", "c1", "b1"], 4, 0);
+    }
+
+    #[test]
+    fn what_is_changed_missing_or_invented_differs_and_is_named() {
+        let report = check(&["a1", "aX", "b1"], &["a1", "a2", "b1"], 3, 1);
+        let first = report.first_difference.unwrap();
+        assert_eq!(first.place, "mesh \"a\": plan-inbox offset 1");
+        assert_eq!(
+            (first.recorded.as_str(), first.decided.as_str()),
+            ("aX", "a2")
+        );
+        let report = check(&["a1"], &["a1", "b1"], 1, 1);
+        let first = report.first_difference.unwrap();
+        assert_eq!(first.place, "mesh \"b\": decided from metrics/0 offset 1");
+        check(&["a1", "b1"], &["a1"], 2, 1);
+    }
+
+    #[test]
+    fn what_never_finds_its_counterpart_is_given_up_and_memory_stays_bounded() {
+        let many: Vec<String> = (0..100)
+            .map(|i| format!("{}x", char::from(33 + i)))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        check(&[], &many, 0, 100);
+        check(&many, &[], 100, 100);
+        check(&["~"; 50], &many[..50], 50, 100);
+    }
+
+    #[test]
+    fn what_stands_behind_the_end_taken_may_be_new_but_what_is_decided_must_stand_there() {
+        for (decided, differences) in [
+            (&["a1", "a2"][..], 0),
+            (&["a1", "a2", "a3"], 0),
+            (&["a1", "a2", "a3", "a4"], 1),
+            (&["a1"], 1),
+        ] {
+            let mut log = log(&["a1", "a2", "a3", "b1"]);
+            let mut lane = lane(2);
+            let mut report = Report::default();
+            for word in decided {
+                lane.decided(name(word), 0, word.as_bytes().to_vec(), &mut report);
+                lane.catch_up(&mut log, &mut report).unwrap();
+            }
+            lane.finish(&mut log, &mut report).unwrap();
+            assert_eq!(report.differences, differences, "{decided:?}");
+        }
+    }
+
+    #[test]
+    fn a_reader_whose_records_retention_took_says_so() {
+        let mut reader = Reader::new(OF, 0, 3);
+        let mut log = log(&["a1", "a2", "a3"]).trimmed(OF, 2);
+        let error = reader.next(&mut log).unwrap_err().to_string();
+        assert!(
+            error.contains("retention took everything before 2"),
+            "{error}"
+        );
+    }
+}
