@@ -1,5 +1,6 @@
 //! The real program under what happens to real programs.
 
 mod faults;
+mod healing;
 mod kill;
 mod process;
