@@ -4,3 +4,4 @@ mod faults;
 mod healing;
 mod kill;
 mod process;
+mod reading;
