@@ -33,6 +33,12 @@
 //! - Bytes once written are read for ever: `tests/golden.rs`.
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].
 //! - Every back end of the log keeps the port's promises: `tests/conformance.rs`.
+//! - The real program, killed again and again under load, decides what an undisturbed one does; a
+//!   full, damaged or read-only disk is said clearly and loses nothing acknowledged:
+//!   `tests/processes`, and file by file `tests/embedded.rs`.
+//! - Nothing a client sends stops the door or the loop: `tests/door.rs`.
+//! - A log that grows, was trimmed or is held by another process reads the same:
+//!   `tests/reading.rs`.
 //! - The rooms know only whom they may know, and the pure ones touch nothing: `tests/tidy.rs`.
 //!
 //! # The rooms

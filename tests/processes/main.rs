@@ -1,6 +1,8 @@
 //! The real program under what happens to real programs.
 
+mod clock;
 mod faults;
+mod flood;
 mod healing;
 mod kill;
 mod process;
