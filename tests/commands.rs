@@ -560,3 +560,109 @@ mod io {
         );
     }
 }
+
+/// What a command prints about an export with `--json`.
+fn objects(dir: &str, args: &[&str]) -> Vec<serde_json::Value> {
+    let (code, out, err) = homeostat(&[args, &["--json", "--dir", dir]].concat(), &[]);
+    assert_eq!(code, 0, "{args:?}: {err}");
+    out.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn the_topics_of_an_export_are_shown_as_asked_for() {
+    let (_, dir) = kept("demo-topics");
+    let events = objects(&dir, &["events"]);
+    let seqs: Vec<i64> = events.iter().map(|e| e["seq"].as_i64().unwrap()).collect();
+    assert_eq!(
+        seqs,
+        (0..seqs.len() as i64).collect::<Vec<_>>(),
+        "one mesh, dense"
+    );
+    assert!(events.iter().all(|event| event["mesh_id"] == "alpha"));
+    let opened = objects(&dir, &["events", "--mesh", ""]);
+    assert_eq!(opened[0]["type"], "LogOpened");
+    assert!(objects(&dir, &["events", "--mesh", "beta"]).is_empty());
+    let issued = objects(&dir, &["events", "--type", "DirectiveIssued"]);
+    let directives = objects(&dir, &["directives"]);
+    let orders: Vec<_> = issued.iter().map(|event| &event["directive"]).collect();
+    assert_eq!(orders, directives.iter().collect::<Vec<_>>());
+    let healing = objects(
+        &dir,
+        &["directives", "--type", "healing", "--node", "node-1"],
+    );
+    assert!(!healing.is_empty() && healing.len() < directives.len());
+    assert!(
+        healing
+            .iter()
+            .all(|order| order["action"]["kind"] == "healing")
+    );
+    let half = seqs.len() as i64 / 2;
+    let later = objects(&dir, &["events", "--from", &half.to_string()]);
+    assert_eq!(later, events[half as usize..]);
+    let time = events[half as usize]["time"].as_str().unwrap();
+    let since = objects(&dir, &["events", "--since", time]);
+    let at = events
+        .iter()
+        .position(|event| event["time"] == time)
+        .unwrap();
+    assert_eq!(since, events[at..], "from the first of that time on");
+    let cycles = objects(&dir, &["cycles", "--type", "critical"]);
+    assert!(!cycles.is_empty() && cycles.iter().all(|c| c["severity"] == "critical"));
+    assert!(objects(&dir, &["dlq", "list"]).is_empty());
+}
+
+#[test]
+fn what_people_read_of_topics_is_a_line_each() {
+    let (_, dir) = kept("demo-lines");
+    for (topic, words) in [
+        ("events", "alpha/node-1  seq "),
+        ("directives", "alpha/node-1  aggressive healing  (dir-"),
+        ("cycles", "critical: lossy"),
+    ] {
+        let (code, out, err) = homeostat(&[topic, "--dir", &dir], &[]);
+        assert_eq!((code, err.as_str()), (0, ""), "{topic}");
+        assert!(out.contains(words), "{topic}: {out}");
+        let count = objects(&dir, &[topic]).len();
+        assert_eq!(out.lines().count(), count, "{topic}");
+    }
+    let (code, _, err) = homeostat(&["events", "--follow", "--dir", &dir], &[]);
+    assert!(code == 0 && err.contains("nothing follows"), "{err}");
+    let (code, out, err) = homeostat(&["state", "--watch", "--dir", &dir], &[]);
+    assert!(code == 0 && err.contains("nothing changes"), "{err}");
+    assert!(
+        out.contains("MAPE-K cycle  node-") && out.contains("alpha/node-5"),
+        "{out}"
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_2_with_the_next_step() {
+    let (_, dir) = kept("demo-wrong");
+    for (args, words) in [
+        (
+            &["events", "--type", "NodeSen", "--dir", &dir][..],
+            "the nearest is NodeSeen",
+        ),
+        (
+            &["cycles", "--type", "bad", "--dir", &dir],
+            "ok, warning, critical",
+        ),
+        (&["events", "--dir", "no-such-export"], "demo --keep DIR"),
+        (&["events", "--since", "noon", "--dir", &dir], "RFC 3339"),
+        (&["dlq", "show", "x", "--dir", &dir], "names no dead letter"),
+        (
+            &["replay", "--dir", &dir, "--data", "d"],
+            "give one of them",
+        ),
+        (&["state", "--data", "no-such-folder"], "--dir"),
+        (&["dlq", "replay", "--dir", &dir], "--dry-run"),
+    ] {
+        let (code, out, err) = homeostat(args, &[]);
+        assert_eq!((code, out.as_str()), (2, ""), "{args:?}");
+        assert!(err.contains(words), "{args:?}: {err}");
+    }
+    let (code, _, err) = homeostat(&["dlq", "show", "7", "--dir", &dir], &[]);
+    assert!(code == 1 && err.contains("dlq list"), "{err}");
+}

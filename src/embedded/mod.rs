@@ -95,8 +95,8 @@ pub struct Note<'a> {
 pub enum EmbeddedError {
     /// Less space is free than the configuration wants.
     #[error(
-        "{free_mib} MiB are free below {dir}, less than log.min_free_mib = {min_mib}: free some, or \
-         lower it"
+        "{free_mib} MiB are free below {dir}, less than log.min_free_mib = {min_mib}: free some, \
+         or lower it"
     )]
     NearlyFull {
         /// The folder.
@@ -133,6 +133,8 @@ struct Inner {
     moved: watch::Sender<u64>,
     failure: Mutex<Option<String>>,
     free: AtomicU64,
+    /// When free space was last asked for.
+    looked: Mutex<Instant>,
     stopping: AtomicBool,
     /// Per stage: its rows in files hold the inbox up to here; what `metrics` must keep.
     flushed: Mutex<std::collections::BTreeMap<String, i64>>,
@@ -336,8 +338,8 @@ impl Embedded {
         std::rc::Rc::new(store::EmbeddedStore::reading(self.0.inner.clone(), stage))
     }
 
-    /// Closed panes that are kept, by their key ([`crate::stream::window_key`]): the values of those
-    /// of `keys` that there are.
+    /// Closed panes that are kept, by their key ([`crate::stream::window_key`]): the values of
+    /// those of `keys` that there are.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -368,8 +370,8 @@ impl Embedded {
         self.0.inner.failure()
     }
 
-    /// Ends the use of the folder, whoever still has a handle: rows are written to files, everything
-    /// is synced. Nothing may be appended or folded any more.
+    /// Ends the use of the folder, whoever still has a handle: rows are written to files,
+    /// everything is synced. Nothing may be appended or folded any more.
     pub fn close(&self) {
         self.0.close();
     }
@@ -503,8 +505,16 @@ impl Inner {
         self.clock.lock().expect("no holder panics").now()
     }
 
+    /// Whether there is room for more; looks at most ten times a second.
     fn check_space(&self) -> Result<(), EmbeddedError> {
         let min = self.settings.min_free_mib << 20;
+        let looked = &mut *self.looked.lock().expect("no holder panics");
+        if looked.elapsed() >= LOOK_EVERY {
+            *looked = Instant::now();
+            if let Some(free) = keeper::free_bytes(&self.dir) {
+                self.free.store(free, Ordering::Relaxed);
+            }
+        }
         let free = self.free.load(Ordering::Relaxed);
         if free >= min {
             return Ok(());
@@ -622,6 +632,9 @@ fn position_key(inbox: Topic) -> Vec<u8> {
 pub const TITLE: &str = "title";
 
 const TOPICS: usize = Topic::ALL.len();
+
+/// How often an append asks for free space.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a thread of the folder's sleeps at most before it looks whether the end has come.
 const WAKE: Duration = Duration::from_millis(500);

@@ -179,6 +179,7 @@ fn inner(db: DB, settings: LogSettings, source: TimeSource) -> Result<Inner, Emb
         moved: watch::Sender::new(0),
         failure: Mutex::default(),
         free: AtomicU64::new(free),
+        looked: Mutex::new(std::time::Instant::now()),
         stopping: AtomicBool::new(false),
         flushed: Mutex::new(BTreeMap::new()),
         clock: Mutex::new(LogClock::new(last.unwrap_or(Time(0)))),
@@ -228,8 +229,8 @@ fn ensure_known(path: &Path) -> Result<(), EmbeddedError> {
 
 fn unreadable(dir: &Path, error: &rocksdb::Error) -> EmbeddedError {
     EmbeddedError::Failed(format!(
-        "opening the log in {}: {error}; restore the folder from a backup (`homeostat backup` makes \
-         one) or name another with --data",
+        "opening the log in {}: {error}; restore the folder from a backup (`homeostat backup` \
+         makes one) or name another with --data",
         dir.display()
     ))
 }
