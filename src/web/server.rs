@@ -2,8 +2,8 @@
 //!
 //! 1. [`bind`] takes a loopback address and the socket in the folder (mode 0600 before anyone can
 //!    connect; a stale one is replaced: whoever holds the folder is alone).
-//! 2. [`serve`] accepts. One connection too many is told so at once and closed; of some of them what
-//!    they still send is waited for, so that the answer is not lost with it.
+//! 2. [`serve`] accepts. One connection too many is told so at once and closed; of some of them
+//!    what they still send is waited for, so that the answer is not lost with it.
 //! 3. A connection has a time for its headers (also between requests), bounded headers, and a time
 //!    for each write. A body has its own limits (`body.rs`).
 //! 4. At the end of a connection what is still being sent is read and dropped for a moment: else
