@@ -29,6 +29,8 @@
 //!   [`execute`], and with a real agent that is killed `tests/agent.rs`.
 //! - A bad record is a dead letter with its reason and stops nothing, nor does a panic:
 //!   `tests/hostile.rs`.
+//! - Nothing that a client of the door sends stops the loop, and what was answered is durable:
+//!   `tests/door.rs`.
 //! - `assess` answers as its contract says: `tests/vectors.rs`.
 //! - Bytes once written are read for ever: `tests/golden.rs`.
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].
@@ -45,7 +47,8 @@
 //! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
 //! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
 //! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one
-//! page), [`sim`], [`config`], `telemetry` (what it says of itself) and [`cli`].
+//! page), [`sim`], [`config`], `telemetry` (what it says of itself), `web` (the
+//! door: HTTP) and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.

@@ -309,14 +309,18 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 fn line(node: &str, seq: i64, rest: &str) -> String {
     let time = BEGIN + seq * 10_000;
-    format!(
-        r#"{{"mesh_id":"alpha","node_id":"{node}","time":{time},"seq":{seq},"interval_s":10{rest}}}"#
-    )
+    format!(r#"{{"mesh_id":"alpha","node_id":"{node}","time":{time},"seq":{seq}{rest}}}"#)
 }
 
-const WELL: &str = r#","cpu_percent":50,"memory_percent":60,"mesh_connectivity":8,"latency_ms":60,"packet_loss":0.1"#;
+const WELL: &str = concat!(
+    r#","interval_s":10,"cpu_percent":50,"memory_percent":60,"mesh_connectivity":8"#,
+    r#","latency_ms":60,"packet_loss":0.1"#
+);
 
-const ILL: &str = r#","cpu_percent":97,"memory_percent":60,"mesh_connectivity":8,"latency_ms":700,"packet_loss":30"#;
+const ILL: &str = concat!(
+    r#","interval_s":10,"cpu_percent":97,"memory_percent":60,"mesh_connectivity":8"#,
+    r#","latency_ms":700,"packet_loss":30"#
+);
 
 const BEGIN: i64 = 1_767_225_600_000;
 
@@ -373,7 +377,10 @@ fn samples_come_in_one_by_one_in_arrays_in_lines_and_in_avro() {
             (200, json!(1))
         );
     }
-    let outcome = r#"{"mesh_id":"alpha","node_id":"a","log_id":"log-1","directive_id":"dir-1-x","generation":1,"kind":"healing","result":"applied"}"#;
+    let outcome = concat!(
+        r#"{"mesh_id":"alpha","node_id":"a","log_id":"log-1","directive_id":"dir-1-x","#,
+        r#""generation":1,"kind":"healing","result":"applied"}"#
+    );
     let answer = house.post("/v1/outcomes", &format!("{outcome}\n{{}}\nx"));
     assert_eq!(answer.json()["accepted"], 1, "{}", answer.text());
     assert_eq!(answer.json()["rejected"][0]["reason"], "bad_outcome");

@@ -175,7 +175,10 @@ async fn run(
             changed = moved.changed() => if changed.is_err() { return },
             () = sleep_until(quiet_until) => {
                 // With an id, so that who comes back need not look again at what it did not want.
-                let text = if said < reel.next { keep_alive(reel.next) } else { ":\n\n".to_owned() };
+                let text = match said < reel.next {
+                    true => keep_alive(reel.next),
+                    false => ":\n\n".to_owned(),
+                };
                 said = reel.next;
                 if pipe.send(Ok(text.into())).await.is_err() {
                     return;

@@ -143,7 +143,8 @@ fn net_json(known: &[Vertex], links: &[(NodeKey, Neighbour)]) -> String {
         let loss = link.packet_loss.map_or("null".to_owned(), number);
         let _ = write!(
             out,
-            "{comma}{{\"source\":{},\"target\":{},\"cost\":{},\"properties\":{{\"packet_loss\":{loss}}}}}",
+            "{comma}{{\"source\":{},\"target\":{},\"cost\":{},\
+             \"properties\":{{\"packet_loss\":{loss}}}}}",
             text(&key.to_string()),
             text(&peer(key, link).to_string()),
             // NetJSON wants a cost; a link whose latency nobody measured costs nothing known.

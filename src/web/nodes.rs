@@ -61,8 +61,8 @@ pub(super) async fn one(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Resp
     .await
 }
 
-/// `GET /v1/nodes/{mesh}/{node}/windows`: the closed windows of the last hour in which it was heard,
-/// oldest first, one object a line.
+/// `GET /v1/nodes/{mesh}/{node}/windows`: the closed windows of the last hour in which it was
+/// heard, oldest first, one object a line.
 ///
 /// # Errors
 /// There is no such node, or the windows cannot be read.

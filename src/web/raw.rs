@@ -174,7 +174,8 @@ fn no_copy(stage: &str, id: &str, copies: &[RowsCopy]) -> Refusal {
     ))
 }
 
-/// `POST /v1/backup` with `{"dir": "/an/absolute/path"}`: a consistent copy, made while all goes on.
+/// `POST /v1/backup` with `{"dir": "/an/absolute/path"}`: a consistent copy, made while all goes
+/// on.
 ///
 /// # Errors
 /// It did not come over the socket, or the copy cannot be made.

@@ -2,8 +2,8 @@
 //!
 //! 1. [`bind`] takes a loopback address and the socket in the folder (mode 0600 before anyone can
 //!    connect; a stale one is replaced: whoever holds the folder is alone).
-//! 2. [`serve`] accepts. One connection too many is told so and closed, by a task of its own; when
-//!    too many are being told, it is only closed.
+//! 2. [`serve`] accepts. One connection too many is told so at once and closed; of some of them
+//!    what they still send is waited for, so that the answer is not lost with it.
 //! 3. A connection has a time for its headers (also between requests), bounded headers, and a time
 //!    for each write. A body has its own limits (`body.rs`).
 //! 4. At the end of a connection what is still being sent is read and dropped for a moment: else
@@ -18,6 +18,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use axum::Router;
@@ -239,13 +240,13 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
 struct Gate {
     app: Router,
     room: Arc<Semaphore>,
-    /// How many more are being told that there is no room.
+    /// How many more may be waited for that found no room.
     regrets: Arc<Semaphore>,
     door: Arc<Door>,
 }
 
 impl Gate {
-    fn admit<S>(&self, stream: S, tasks: &mut JoinSet<()>)
+    fn admit<S>(&self, mut stream: S, tasks: &mut JoinSet<()>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -256,8 +257,13 @@ impl Gate {
             }
             Err(_) => {
                 self.door.tally.turned_away();
-                if let Ok(place) = self.regrets.clone().try_acquire_owned() {
-                    tasks.spawn(regret(stream, place));
+                if say_no_room(&mut stream)
+                    && let Ok(place) = self.regrets.clone().try_acquire_owned()
+                {
+                    tasks.spawn(async move {
+                        linger(stream).await;
+                        drop(place);
+                    });
                 }
             }
         }
@@ -292,7 +298,12 @@ where
         connection.poll_without_shutdown(context)
     })
     .await;
-    linger(connection.into_parts().io.into_inner()).await;
+    let mut stream = connection.into_parts().io.into_inner();
+    if told {
+        let _ = stream.shutdown().await;
+    } else {
+        linger(stream).await;
+    }
 }
 
 /// Ends our side, then drops what still comes, for a moment.
@@ -306,12 +317,11 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let _ = timeout(LINGER, rest).await;
 }
 
-/// Tells a connection that there is no room for it.
-async fn regret<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, _place: OwnedSemaphorePermit) {
-    let written = timeout(LINGER, stream.write_all(NO_ROOM.as_bytes())).await;
-    if matches!(written, Ok(Ok(()))) {
-        linger(stream).await;
-    }
+/// Tells a connection that there is no room for it, without waiting: a new one's buffer is empty.
+fn say_no_room<S: AsyncWrite + Unpin>(stream: &mut S) -> bool {
+    let mut context = Context::from_waker(Waker::noop());
+    let written = Pin::new(stream).poll_write(&mut context, NO_ROOM.as_bytes());
+    matches!(written, Poll::Ready(Ok(length)) if length == NO_ROOM.len())
 }
 
 /// The socket's name in the folder.
@@ -329,7 +339,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Connections that are told at a time that there is no room.
+/// Connections without room that are waited for at a time.
 const REGRETS_MAX: usize = 64;
 
 /// Most headers of a request.
