@@ -63,18 +63,27 @@ impl Home {
 
     /// A processor on this folder, once it is ready.
     pub fn run(&self) -> Processor {
-        self.run_seeing(&[])
+        self.start(&[], &[])
+    }
+
+    /// The same with more arguments.
+    pub fn run_with(&self, args: &[&str]) -> Processor {
+        self.start(args, &[])
     }
 
     /// The same with more in its environment.
     pub fn run_seeing(&self, environment: &[(&str, &str)]) -> Processor {
+        self.start(&[], environment)
+    }
+
+    fn start(&self, args: &[&str], environment: &[(&str, &str)]) -> Processor {
         let said = fs::File::options()
             .create(true)
             .append(true)
             .open(self.0.join("stderr"))
             .unwrap();
         let child = self
-            .command(&["run", "--listen", "127.0.0.1:0"])
+            .command(&[&["run", "--listen", "127.0.0.1:0"], args].concat())
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(said)
