@@ -41,9 +41,9 @@ pub(super) fn sync(inner: &Inner) {
         if !inner.stops() {
             std::thread::sleep(rest);
         }
-        let (ends, writes) = {
+        let (ends, positions, writes) = {
             let writing = inner.writing();
-            (writing.ends(), writing.writes)
+            (writing.ends(), writing.positions, writing.writes)
         };
         last = Instant::now();
         if let Err(error) = inner.db.flush_wal(true) {
@@ -54,7 +54,7 @@ pub(super) fn sync(inner: &Inner) {
             return;
         }
         synced = writes;
-        inner.publish(&ends, writes);
+        inner.publish(&ends, positions, writes);
     }
 }
 
