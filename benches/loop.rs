@@ -1,9 +1,10 @@
-//! What the whole loop costs on one machine: `cargo bench --bench loop [-- NODES...]`. Prints figures.
+//! What the whole loop costs on one machine: `cargo bench --bench loop [-- NODES...]`. Prints
+//! figures.
 //!
-//! Samples as Avro bytes are appended to the embedded log (`fsync = "never"`) and go through Monitor,
-//! Analyze (panes and cycles), Plan, events and the commits, rows included. 3 % of the nodes are ill
-//! for a minute at a time, so that there are changes, incidents and directives. CPU is counted over
-//! all threads, RocksDB's too, but for what it takes to make the samples.
+//! Samples as Avro bytes are appended to the embedded log (`fsync = "never"`) and go through
+//! Monitor, Analyze (panes and cycles), Plan, events and the commits, rows included. 3 % of the
+//! nodes are ill for a minute at a time, so that there are changes, incidents and directives. CPU
+//! is counted over all threads, RocksDB's too, but for what it takes to make the samples.
 
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
@@ -230,9 +231,9 @@ fn metrics(seed: &mut Seed, ill: bool) -> Metrics {
         (Metric::LatencyMs, latency, latency + 40.0),
         (Metric::PacketLoss, loss, loss + 1.0),
     ] {
-        metrics.try_set(metric, seed.between(from, to));
+        assert!(metrics.try_set(metric, seed.between(from, to)));
     }
-    metrics.try_set(Metric::MeshConnectivity, 8.0);
+    assert!(metrics.try_set(Metric::MeshConnectivity, 8.0));
     metrics
 }
 
@@ -241,7 +242,7 @@ fn wait_for(log: &Embedded, behind: i64) {
     while log.written_end(Topic::Metrics) - log.position(Topic::Metrics).map_or(0, |p| p.next)
         > behind
     {
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 

@@ -815,6 +815,16 @@ fn a_node_that_falls_ill_is_seen_everywhere() {
         house.get("/v1/nodes?mesh=alpha").lines().len() == 3
     });
     assert_eq!(house.get("/v1/nodes?limit=1").lines().len(), 1);
+    let after: Vec<String> = b"alpha\0\x01a\0\x01"
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let behind = house
+        .get(&format!("/v1/nodes?after={}", after.concat()))
+        .lines();
+    let names: Vec<&Value> = behind.iter().map(|node| &node["node_id"]).collect();
+    assert_eq!(names, ["b", "c"]);
+    assert_eq!(house.get("/v1/nodes?after=00").status, 400);
     let id = incident["incident_id"].as_str().unwrap();
     let story = house.get(&format!("/v1/explain/{id}"));
     assert_eq!(story.status, 200, "{}", story.text());

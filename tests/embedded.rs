@@ -139,8 +139,8 @@ fn begin(log: &Embedded) {
     log.append(Topic::PlanInbox, vec![record]).unwrap();
 }
 
-/// Lets the stages fold and commit everything, and waits until that is durable; with `apply` the rows
-/// are written too.
+/// Lets the stages fold and commit everything, and waits until that is durable; with `apply` the
+/// rows are written too.
 fn fold(log: &Embedded, apply: bool) {
     let (port, stores) = log.worker(&[Topic::Metrics, Topic::PlanInbox]);
     let clock = Rc::new(ByHand(std::cell::Cell::new(0)));

@@ -27,6 +27,11 @@ struct Talk {
 impl Holder {
     /// The holder of a folder; `None` when nobody answers there.
     pub(super) fn find(dir: &Path) -> anyhow::Result<Option<Holder>> {
+        Holder::find_patient(dir, ANSWER_MAX)
+    }
+
+    /// The same, to be asked for what may take so long.
+    pub(super) fn find_patient(dir: &Path, answer_max: Duration) -> anyhow::Result<Option<Holder>> {
         let server = Server::of_folder(dir);
         if let Server::Socket(path) = &server
             && !path.exists()
@@ -37,7 +42,7 @@ impl Holder {
             .enable_all()
             .build()
             .context("starting to talk with the holder")?;
-        let client = Client::new(server, ANSWER_MAX);
+        let client = Client::new(server, answer_max);
         let holder = Holder(Rc::new(Talk { runtime, client }));
         match holder.ask("GET", "/v1/log", "", Vec::new()) {
             // A socket that was left behind by who was killed.
@@ -71,6 +76,15 @@ impl Holder {
         let answer = self.ask("GET", path_and_query, "", Vec::new())?;
         if answer.status != 200 {
             bail!(self.refused(path_and_query, &answer));
+        }
+        Ok(answer.body)
+    }
+
+    /// Tells it to do something and expects it done.
+    pub(super) fn post(&self, path: &str, body: Vec<u8>) -> anyhow::Result<Vec<u8>> {
+        let answer = self.ask("POST", path, "application/json", body)?;
+        if answer.status != 200 {
+            bail!(self.refused(path, &answer));
         }
         Ok(answer.body)
     }

@@ -26,6 +26,8 @@ use crate::telemetry::{Form, Telemetry};
 mod agent;
 pub mod assess;
 #[cfg(feature = "io")]
+mod backup;
+#[cfg(feature = "io")]
 mod check;
 #[cfg(feature = "io")]
 mod completions;
@@ -134,6 +136,9 @@ enum Command {
     Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
+    /// A consistent copy of the data folder, made while the loop runs.
+    #[cfg(feature = "io")]
+    Backup(backup::Args),
     /// The doctor: what keeps this machine from running a loop, and the command that mends it.
     #[cfg(feature = "io")]
     Check(check::Args),
@@ -182,6 +187,8 @@ impl Cli {
             #[cfg(feature = "io")]
             Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
+            #[cfg(feature = "io")]
+            Command::Backup(args) => backup::run(&args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Check(args) => check::run(args, global, &mut printer),
             #[cfg(feature = "io")]

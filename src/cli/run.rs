@@ -4,16 +4,16 @@
 //! log's own sync and tidy. They share the log and nothing else.
 //!
 //! # The end
-//! SIGTERM or SIGINT: the agent ends what is under way, the door answers what it took in, the worker
-//! commits and writes its rows, the log is synced; exit 0. What takes longer than `[loop] stop_s` is
-//! cut short, which loses nothing: it is what a kill does. A log or worker that can no longer know
-//! the truth ends the process with 2.
+//! SIGTERM or SIGINT: the agent ends what is under way, the door answers what it took in, the
+//! worker commits and writes its rows, the log is synced; exit 0. What takes longer than `[loop]
+//! stop_s` is cut short, which loses nothing: it is what a kill does. A log or worker that can no
+//! longer know the truth ends the process with 2.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,12 @@ use super::{Global, say};
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Only these stages.
-    #[arg(long, value_name = "S,..", value_delimiter = ',', default_values_t = [Stage::Analyze, Stage::Plan])]
+    #[arg(
+        long,
+        value_name = "S,..",
+        value_delimiter = ',',
+        default_values_t = [Stage::Analyze, Stage::Plan]
+    )]
     stages: Vec<Stage>,
     /// Without an agent for this host.
     #[arg(long)]
@@ -107,10 +112,10 @@ pub(super) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         let serving = tokio::spawn(web::serve(bound, door, stopped));
         let ended = until_told(global, &telemetry, &mut worker).await;
-        cut_short_after(Duration::from_secs(settings.work.stop_s));
+        let watchdog = cut_short_after(Duration::from_secs(settings.work.stop_s));
         stop.send_replace(true);
         serving.await.context("serving the door")??;
-        ended
+        ended.map(|()| watchdog)
     });
     if let Some(agent) = agent
         && agent.join().is_err()
@@ -121,7 +126,7 @@ pub(super) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_secs(1));
     log.close();
     worked?;
-    ended?;
+    let _in_time = ended?;
     info!("ended: everything is committed and synced");
     Ok(ExitCode::SUCCESS)
 }
@@ -228,8 +233,8 @@ fn greet(log: &Embedded, log_id: &str, door: &str, settings: &Settings) {
         false => format!(" --data {dir}"),
     };
     say(&format!(
-        "next: `homeostat state --watch{flag}` shows the nodes, `homeostat events --follow{flag}` what \
-         is decided, Ctrl-C ends"
+        "next: `homeostat state --watch{flag}` shows the nodes, `homeostat events --follow{flag}` \
+         what is decided, Ctrl-C ends"
     ));
 }
 
@@ -275,13 +280,16 @@ async fn until_told(
     }
 }
 
-/// Ends the process when its end takes too long.
-fn cut_short_after(limit: Duration) {
+/// Ends the process when its end takes too long. What is returned calls that off when it goes.
+fn cut_short_after(limit: Duration) -> mpsc::Sender<()> {
+    let (called_off, wait) = mpsc::channel();
     std::thread::spawn(move || {
-        std::thread::sleep(limit);
-        say("homeostat: the end took longer than loop.stop_s and was cut short; nothing is lost");
-        std::process::exit(0);
+        if wait.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            say("homeostat: ending took longer than loop.stop_s: cut short, nothing is lost");
+            std::process::exit(0);
+        }
     });
+    called_off
 }
 
 /// The worker's thread.

@@ -1,4 +1,5 @@
-//! Records as they lie in the log: many in one value, so that a record costs bytes and not an entry.
+//! Records as they lie in the log: many in one value, so that a record costs bytes and not an
+//! entry.
 //!
 //! The key of a batch is the offset of its last record (8 bytes, big-endian): a seek to an offset
 //! finds the batch that holds it. The value:

@@ -36,15 +36,19 @@ pub(super) fn sync(inner: &Inner) {
                 .expect("a panic inside of a write leaves nothing to go on with")
                 .0;
         }
-        drop(writing);
-        let rest = every.saturating_sub(last.elapsed());
-        if !inner.stops() {
-            std::thread::sleep(rest);
+        // Others may join until it is time.
+        while !inner.stops()
+            && let rest = every.saturating_sub(last.elapsed())
+            && !rest.is_zero()
+        {
+            let waited = inner.wrote.wait_timeout(writing, rest);
+            writing = waited
+                .expect("a panic inside of a write leaves nothing to go on with")
+                .0;
         }
-        let (ends, positions, writes) = {
-            let writing = inner.writing();
-            (writing.ends(), writing.positions, writing.writes)
-        };
+        let (ends, positions) = (writing.ends(), writing.positions);
+        let writes = writing.writes;
+        drop(writing);
         last = Instant::now();
         if let Err(error) = inner.db.flush_wal(true) {
             inner.fail(format!(
@@ -380,7 +384,8 @@ fn copy_rows(inner: &Inner, now: Time) -> Result<(), String> {
 pub(super) fn backup(inner: &Inner, dir: &Path) -> Result<(), EmbeddedError> {
     let failed = |error: &dyn std::fmt::Display| {
         EmbeddedError::Failed(format!(
-            "backing up {} to {}: {error}; name a folder that is not there yet, on a disk with room",
+            "backing up {} to {}: {error}; name a folder that is not there yet, on a disk with \
+             room",
             inner.dir.display(),
             dir.display()
         ))

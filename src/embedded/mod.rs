@@ -95,8 +95,8 @@ pub struct Note<'a> {
 pub enum EmbeddedError {
     /// Less space is free than the configuration wants.
     #[error(
-        "{free_mib} MiB are free below {dir}, less than log.min_free_mib = {min_mib}: free some, or \
-         lower it"
+        "{free_mib} MiB are free below {dir}, less than log.min_free_mib = {min_mib}: free some, \
+         or lower it"
     )]
     NearlyFull {
         /// The folder.
@@ -342,8 +342,8 @@ impl Embedded {
         std::rc::Rc::new(store::EmbeddedStore::reading(self.0.inner.clone(), stage))
     }
 
-    /// Closed panes that are kept, by their key ([`crate::stream::window_key`]): the values of those
-    /// of `keys` that there are.
+    /// Closed panes that are kept, by their key ([`crate::stream::window_key`]): the values of
+    /// those of `keys` that there are.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -374,8 +374,8 @@ impl Embedded {
         self.0.inner.failure()
     }
 
-    /// Ends the use of the folder, whoever still has a handle: rows are written to files, everything
-    /// is synced. Nothing may be appended or folded any more.
+    /// Ends the use of the folder, whoever still has a handle: rows are written to files,
+    /// everything is synced. Nothing may be appended or folded any more.
     pub fn close(&self) {
         self.0.close();
     }

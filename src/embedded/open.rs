@@ -230,8 +230,8 @@ fn ensure_known(path: &Path) -> Result<(), EmbeddedError> {
 
 fn unreadable(dir: &Path, error: &rocksdb::Error) -> EmbeddedError {
     EmbeddedError::Failed(format!(
-        "opening the log in {}: {error}; restore the folder from a backup (`homeostat backup` makes \
-         one) or name another with --data",
+        "opening the log in {}: {error}; restore the folder from a backup (`homeostat backup` \
+         makes one) or name another with --data",
         dir.display()
     ))
 }

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json as value};
 
 use crate::model::{EventTime, MeshId, Metric, NodeId, NodeKey, Span, Time};
 use crate::runtime::Below;
-use crate::stream::{Base, Key, Ledger, window_key};
+use crate::stream::{Base, Key as _, Ledger, window_key};
 use crate::topology::analyze::{WINDOW_MS, window};
 use crate::topology::now::{self, NodeNow};
 
@@ -18,16 +18,17 @@ use super::answer::{Refusal, json, lines};
 use super::links::Vertex;
 use super::query::Asked;
 
-/// `GET /v1/nodes?mesh=&node=&after=&limit=`; `after` is the key of the last one seen, in hex.
+/// `GET /v1/nodes?mesh=&node=&limit=&after=`: those behind the node whose key's bytes are `after`,
+/// in hex, so that many are read page by page.
 ///
 /// # Errors
 /// The query means nothing, or rows cannot be read.
 pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
-    let asked = Asked::read(uri, &["mesh", "node", "after", "limit"])?;
-    let after = match asked.after.is_empty() {
-        true => None,
-        false => Some(<NodeKey as Key>::read(&asked.after).ok_or_else(|| {
-            Refusal::bad("after: expected the bytes of a node's key in hex, mesh and name")
+    let asked = Asked::read(uri, &["mesh", "node", "limit", "after"])?;
+    let after = match asked.after.as_slice() {
+        [] => None,
+        bytes => Some(NodeKey::read(bytes).ok_or_else(|| {
+            Refusal::bad("after: expected the bytes of a node's key in hex, as a page's last node")
         })?),
     };
     door.read(move |door| {

@@ -306,7 +306,7 @@ fn drop_family(path: &Path, name: &str) {
 #[test]
 fn yesterdays_folder_goes_on() {
     let home = Home::new("yesterday", "");
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/folder");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/yesterday");
     fs::copy(golden.join("homeostat.toml"), home.0.join("homeostat.toml")).unwrap();
     fs::create_dir_all(home.data().join("log")).unwrap();
     for entry in fs::read_dir(golden.join("log")).unwrap() {
@@ -353,4 +353,37 @@ fn yesterdays_folder_goes_on() {
     processor.settle();
     assert!(processor.stop().success());
     agrees(&home);
+}
+
+#[test]
+fn a_backup_of_a_running_loop_decides_the_same_and_lives_on() {
+    let home = Home::new("backup", CONFIG);
+    let processor = home.run();
+    post_ok(&processor, 0, 20);
+    processor.settle();
+    let copy = Home::new("backup-copy", CONFIG);
+    let target = copy.data();
+    let target = target.to_str().unwrap();
+    assert!(home.ask(&["backup", target]).status.success());
+    let again = home.ask(&["backup", target]);
+    assert_eq!(again.status.code(), Some(2), "never over another");
+    post_ok(&processor, 20, 5);
+    processor.settle();
+    agrees(&copy);
+    assert_eq!(seen(&copy), 20);
+    let restored = copy.run();
+    post_ok(&restored, 20, 7);
+    restored.settle();
+    assert_eq!(seen(&copy), 27);
+    assert_eq!(seen(&home), 25);
+    assert!(restored.stop().success());
+    // Of a folder that nobody holds.
+    assert!(processor.stop().success());
+    let cold = home.0.join("cold");
+    assert!(
+        home.ask(&["backup", cold.to_str().unwrap()])
+            .status
+            .success()
+    );
+    assert!(cold.join("log/CURRENT").exists());
 }

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::process::{Home, until};
 
-/// A host whose only peer does not answer: lossy and isolated at once, so it is healed. What is done
-/// is a line in a file.
+/// A host whose only peer does not answer: lossy and isolated at once, so it is healed. What is
+/// done is a line in a file.
 fn config(home: &str, peer: SocketAddr) -> String {
     format!(
         "

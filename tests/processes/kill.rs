@@ -97,7 +97,7 @@ fn killed_under_load(posts: &[String], seed: &mut Seed) -> Home {
                 again += tries - 1;
             }
             if kills < KILLS && !sender.is_finished() {
-                std::thread::sleep(Duration::from_millis(seed.below(25)));
+                std::thread::park_timeout(Duration::from_millis(seed.below(25)));
                 processor.kill();
                 processor = home.run();
                 kills += 1;
