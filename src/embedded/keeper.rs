@@ -46,7 +46,8 @@ pub(super) fn sync(inner: &Inner) {
                 .expect("a panic inside of a write leaves nothing to go on with")
                 .0;
         }
-        let (ends, writes) = (writing.ends(), writing.writes);
+        let (ends, positions) = (writing.ends(), writing.positions);
+        let writes = writing.writes;
         drop(writing);
         last = Instant::now();
         if let Err(error) = inner.db.flush_wal(true) {
@@ -57,7 +58,7 @@ pub(super) fn sync(inner: &Inner) {
             return;
         }
         synced = writes;
-        inner.publish(&ends, writes);
+        inner.publish(&ends, positions, writes);
     }
 }
 

@@ -114,14 +114,8 @@ impl EmbeddedLog {
         let topics: Vec<Topic> = drafts.iter().map(|(topic, _)| *topic).collect();
         let receipt = self
             .inner
-            .write(&mut writing, batch, drafts)
+            .write(&mut writing, batch, drafts, positions)
             .map_err(CommitError::Unknown)?;
-        for (inbox, position) in positions {
-            let slot = &mut writing.positions[inbox.topic as usize];
-            let before = slot.map_or(0, |position| position.next);
-            writing.since_flush += position.next.saturating_sub(before).unsigned_abs();
-            writing.positions[inbox.topic as usize] = Some(*position);
-        }
         let ends = topics
             .into_iter()
             .map(|topic| (only(topic), writing.tails[topic as usize].next))

@@ -43,7 +43,7 @@ use tokio::sync::watch;
 
 use crate::config::settings::{Fsync, LogSettings};
 use crate::model::Time;
-use crate::runtime::{Log, Position, Source, Store, Stores, TimeSource, Title};
+use crate::runtime::{Log, Position, Source, Store, Stores, TimeSource, Title, TopicPartition};
 use crate::stream::Topic;
 
 use batch::{Batch, Draft, Entry};
@@ -130,6 +130,10 @@ struct Inner {
     wrote: Condvar,
     /// Per topic one past the last record that may be seen.
     visible: [AtomicI64; TOPICS],
+    /// How far inboxes are folded by commits that may be seen. Who sees an output and asks here
+    /// then learns of at least its commit, and all that was committed up to what is answered here
+    /// may be seen: both are published under this lock.
+    folded: Mutex<[Option<Position>; TOPICS]>,
     moved: watch::Sender<u64>,
     failure: Mutex<Option<String>>,
     free: AtomicU64,
@@ -267,13 +271,13 @@ impl Embedded {
         let receipt = match inner.source {
             TimeSource::Log => {
                 let draft = Draft::new(entries, None);
-                inner.write(&mut inner.writing(), batch, vec![(topic, draft)])
+                inner.write(&mut inner.writing(), batch, vec![(topic, draft)], &[])
             }
             TimeSource::Sample => {
                 let mut writing = inner.writing();
                 let after = writing.tails[topic as usize].last_time;
                 let draft = Draft::new(entries, Some(after));
-                inner.write(&mut writing, batch, vec![(topic, draft)])
+                inner.write(&mut writing, batch, vec![(topic, draft)], &[])
             }
         };
         receipt.map_err(EmbeddedError::Failed)
@@ -431,12 +435,14 @@ impl Inner {
         self.db.cf_handle(name).expect("opened with every family")
     }
 
-    /// Writes batches, each to the end of its topic, with `batch`: one write, all or nothing.
+    /// Writes batches, each to the end of its topic, with `batch`, which holds the positions too:
+    /// one write, all or nothing.
     fn write(
         &self,
         writing: &mut Writing,
         mut batch: WriteBatch,
         drafts: Vec<(Topic, Draft)>,
+        positions: &[(TopicPartition, Position)],
     ) -> Result<Receipt, String> {
         if let Some(failure) = self.failure() {
             return Err(failure);
@@ -467,9 +473,14 @@ impl Inner {
         for (topic, placed_batch, last) in placed {
             writing.tails[topic as usize].push(placed_batch, last);
         }
+        for (inbox, position) in positions {
+            let slot = &mut writing.positions[inbox.topic as usize];
+            let before = slot.replace(*position).map_or(0, |position| position.next);
+            writing.since_flush += position.next.saturating_sub(before).unsigned_abs();
+        }
         writing.writes += 1;
         if self.settings.fsync == Fsync::Never {
-            self.publish(&writing.ends(), writing.writes);
+            self.publish(&writing.ends(), writing.positions, writing.writes);
         }
         self.wrote.notify_all();
         Ok(Receipt {
@@ -478,11 +489,14 @@ impl Inner {
         })
     }
 
-    /// Lets readers see up to these ends.
-    fn publish(&self, ends: &[i64; TOPICS], writes: u64) {
+    /// Lets readers see up to these ends, and that inboxes are folded so far.
+    fn publish(&self, ends: &[i64; TOPICS], positions: [Option<Position>; TOPICS], writes: u64) {
+        let mut folded = self.folded.lock().expect("no holder panics");
+        *folded = positions;
         for (visible, end) in self.visible.iter().zip(ends) {
             visible.store(*end, Ordering::Release);
         }
+        drop(folded);
         self.moved.send_replace(writes);
     }
 

@@ -176,6 +176,7 @@ fn inner(db: DB, settings: LogSettings, source: TimeSource) -> Result<Inner, Emb
         writing: Mutex::new(writing),
         wrote: Condvar::new(),
         visible: ends.map(AtomicI64::new),
+        folded: Mutex::new(positions),
         moved: watch::Sender::new(0),
         failure: Mutex::default(),
         free: AtomicU64::new(free),

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use rocksdb::{Direction, IteratorMode, ReadOptions};
 
+use crate::model::Time;
 use crate::runtime::{
     Chunk, KeyValue, LogError, Position, RowsCopy, Source, Title, TopicPartition,
 };
@@ -91,6 +92,13 @@ pub(super) fn start(inner: &Inner, topic: Topic) -> Result<i64, LogError> {
     }
 }
 
+/// The position of an inbox of which nothing is folded.
+const NOTHING_FOLDED: Position = Position {
+    next: 0,
+    time: Time(0),
+    hears_since: Time(0),
+};
+
 /// A reader of what may be seen.
 pub(super) struct EmbeddedSource<I> {
     inner: I,
@@ -121,7 +129,8 @@ impl<I: Deref<Target = Inner>> Source for EmbeddedSource<I> {
     }
 
     fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError> {
-        Ok(self.inner.writing().positions[inbox.topic as usize])
+        let folded = self.inner.folded.lock().expect("no holder panics");
+        Ok(Some(folded[inbox.topic as usize].unwrap_or(NOTHING_FOLDED)))
     }
 
     fn read(

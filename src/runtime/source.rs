@@ -61,8 +61,10 @@ pub trait Source {
     /// It cannot be read.
     fn end(&mut self, of: TopicPartition) -> Result<i64, LogError>;
 
-    /// How far a running loop has folded an inbox, as committed; `None`: nobody says (an export: to
-    /// its end), or nothing was folded yet.
+    /// How far a loop has folded an inbox, as committed, from 0 on; `None`: nobody says (an export:
+    /// to its end). Only commits that may be seen count: what they wrote is readable when this
+    /// answers them, and who reads what a commit wrote and asks then is answered that commit or a
+    /// later one.
     ///
     /// # Errors
     /// It cannot be read.

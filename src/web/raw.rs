@@ -33,6 +33,16 @@ pub(super) fn state(door: &Door) -> Result<Response, Refusal> {
     })?;
     let sizes = door.log.sizes();
     let mut source = door.log.source();
+    // Positions first: where they have reached the ends, nothing waits.
+    let mut positions = Vec::new();
+    for inbox in [Topic::Metrics, Topic::PlanInbox] {
+        let position = source.position(only(inbox)).map_err(failed)?;
+        positions.extend(position.map(|position| PositionState {
+            topic: inbox.name().to_owned(),
+            partition: 0,
+            position,
+        }));
+    }
     let topics = Topic::ALL
         .into_iter()
         .map(|topic| {
@@ -41,21 +51,13 @@ pub(super) fn state(door: &Door) -> Result<Response, Refusal> {
         })
         .collect::<Result<_, _>>()
         .map_err(failed)?;
-    let positions = [Topic::Metrics, Topic::PlanInbox].into_iter();
-    let positions = positions.filter_map(|inbox| {
-        Some(PositionState {
-            topic: inbox.name().to_owned(),
-            partition: 0,
-            position: door.log.position(inbox)?,
-        })
-    });
     let state = LogState {
         log_id: title.log_id,
         prefix: title.prefix,
         time_source: title.time_source.name().to_owned(),
         partitions: title.partitions,
         topics,
-        positions: positions.collect(),
+        positions,
         free_bytes: door.log.free_bytes(),
     };
     let text = serde_json::to_string(&state).expect("a log's state is plain data");

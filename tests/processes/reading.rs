@@ -224,12 +224,22 @@ fn dead_letters_are_shown_and_sent_again() {
     let would = home.lines(&["dlq", "replay", "--dry-run"]);
     assert_eq!(would, [format!("{id}  would send  to /v1/outcomes")]);
     assert_eq!(listed().len(), 1, "nothing was sent");
-    // Now the node is known: sent again it is no dead letter any more.
+    // Now the node is known: sent again it comes as far as Plan.
     produce(&home, &samples(1, 1));
     let sent = home.lines(&["dlq", "replay"]);
     assert_eq!(sent, [format!("{id}  sent  to /v1/outcomes")]);
     processor.settle();
-    assert_eq!(listed().len(), 1);
+    until(LIMIT, "what Plan says of another log's outcome", || {
+        listed().len() == 2
+    });
+    let letter = &listed()[1];
+    assert_eq!(letter["reason"], "foreign_log", "{letter}");
+    let id = letter["id"].as_str().unwrap();
+    let kept = home.lines(&["dlq", "replay", "--id", id]);
+    assert!(
+        kept[0].starts_with(&format!("{id}  not sent  it stood on Plan's")),
+        "{kept:?}"
+    );
     let replayed = home.lines(&["replay", "--json"]);
     assert!(replayed[0].contains("\"differences\":0"), "{replayed:?}");
 }
@@ -247,8 +257,8 @@ fn a_live_folder_is_replayed_while_it_is_written() {
             }
         });
         while !writer.is_finished() {
-            let line = home.lines(&["replay", "--json"]);
-            let report: Value = serde_json::from_str(&line[0]).unwrap();
+            let report: Value =
+                serde_json::from_slice(&home.ask(&["replay", "--json"]).stdout).unwrap();
             assert_eq!(report["differences"], 0, "{report}");
             records = records.max(report["records"].as_i64().unwrap());
         }
