@@ -18,7 +18,8 @@ use super::{Global, Printer};
 /// Arguments of `backup`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Where to: a folder that is not there yet. On the same disk it takes next to no room at first.
+    /// Where to: a folder that is not there yet. On the same disk it takes next to no room at
+    /// first.
     dir: PathBuf,
 }
 
@@ -48,8 +49,8 @@ pub(super) fn run(
         }
     }
     let words = format!(
-        "{} holds all of {} as it was; next: `homeostat replay --data {}` proves that it decides the \
-         same",
+        "{} holds all of {} as it was; next: `homeostat replay --data {}` proves that it decides \
+         the same",
         dir.display(),
         settings.log.dir.display(),
         dir.display()

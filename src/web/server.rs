@@ -306,12 +306,19 @@ where
     }
 }
 
-/// Ends our side, then drops what still comes, for a moment.
+/// Ends our side, then drops what still comes, for a moment and not for ever so much: a client that
+/// sends on is cut off.
 async fn linger<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) {
     let rest = async {
         stream.shutdown().await?;
         let mut piece = vec![0; 16 * 1024];
-        while stream.read(&mut piece).await? > 0 {}
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut piece).await? {
+                0 => break,
+                read => left = left.saturating_sub(read),
+            }
+        }
         io::Result::Ok(())
     };
     let _ = timeout(LINGER, rest).await;
@@ -332,6 +339,9 @@ const GRACE: Duration = Duration::from_secs(3);
 
 /// How long the rest of what a client sends is read and dropped.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// How much of it.
+const LINGER_BYTES: usize = 16 << 20;
 
 /// How long to wait when nobody can be accepted: no file is free, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
