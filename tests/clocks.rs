@@ -352,3 +352,56 @@ fn a_loop_that_was_blind_records_it() {
     });
     assert!(blind);
 }
+
+/// A machine that slept for an hour knows nothing of its nodes when it wakes: what expired meanwhile
+/// is not ordered again before they had time to be heard.
+#[test]
+fn after_an_hour_of_blindness_an_expired_order_waits_for_news() {
+    let mut clocks = Clocks::new();
+    for s in (0..40).step_by(10) {
+        clocks.pass(s);
+        clocks.read("a", 0, 60.0);
+        clocks.read("b", 0, 0.0);
+    }
+    let healings = |clocks: &Clocks| {
+        let events = clocks.events().into_iter();
+        let of = |event: &Event| match &event.body {
+            Body::DirectiveIssued { directive } => directive.action.kind() == Kind::Healing,
+            _ => false,
+        };
+        events
+            .filter(of)
+            .map(|event| event.time)
+            .collect::<Vec<_>>()
+    };
+    let before = healings(&clocks).len();
+    assert!(before > 0, "it is healed while it is heard");
+    clocks.straight.skip_to(Clocks::at(3_600));
+    clocks.read("b", 0, 0.0);
+    clocks.pass(3_605);
+    assert_eq!(
+        healings(&clocks).len(),
+        before,
+        "not on what was known an hour ago"
+    );
+    let withheld = clocks.events().into_iter().any(|event| {
+        event.time >= Clocks::at(3_600)
+            && matches!(
+                event.body,
+                Body::DirectiveWithheld {
+                    reason: Reason::StaleEvidence,
+                    until: Some(_),
+                    ..
+                }
+            )
+    });
+    assert!(withheld, "and it is said why");
+    for s in (3_610..3_700).step_by(10) {
+        clocks.pass(s);
+        clocks.read("a", 0, 60.0);
+        clocks.read("b", 0, 0.0);
+    }
+    let again = healings(&clocks);
+    assert!(again.len() > before, "it is still ill, and heard again");
+    assert!(again[before] >= Clocks::at(3_610), "{again:?}");
+}

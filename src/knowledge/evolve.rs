@@ -23,11 +23,15 @@ pub fn evolve(ledger: &mut Ledger, event: &Event) {
     let mesh = &event.mesh;
     match &event.body {
         Body::LogOpened {
-            log_id, audit_name, ..
+            log_id,
+            audit_name,
+            time_source,
+            ..
         } => {
             ledger.partition.update(&Whole, |row| {
                 row.log_id.clone_from(log_id);
                 row.audit_name.clone_from(audit_name);
+                row.time_by_sample = time_source == "sample";
             });
         }
         Body::MeshOpened { policy_text, .. } => {

@@ -35,6 +35,8 @@ pub struct PartitionRow {
     pub log_id: String,
     /// First part of every origin.
     pub audit_name: String,
+    /// Its records bear the samples' own time: gaps between them mean nothing.
+    pub time_by_sample: bool,
     /// Seq of the next event with the empty mesh id.
     pub next_seq: i64,
     /// The policy for all meshes, once one was adopted.

@@ -2,9 +2,9 @@
 //! withheld.
 
 use crate::model::{
-    Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, NodeKey, NodeRow, Order,
-    OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Severity, Span,
-    Time, Waiting,
+    Action, Answer, Body, Directive, Healing, IdKind, Kind, Mode, MonitorPolicy, NodeKey, NodeRow,
+    Order, OrderState, OutcomeResult, PlanPolicy, Policy, Queue, Reason, Route, Scaling, Severity,
+    Span, Time, Waiting,
 };
 
 use super::Draft;
@@ -128,8 +128,15 @@ impl Draft<'_> {
 
     fn fresh(&self, key: &NodeKey, row: &NodeRow) -> Option<Withheld> {
         let mesh = self.ledger.meshes.get(&key.mesh)?;
+        let monitor = &self.policy(&key.mesh).monitor;
         if row.assessment.stale {
             Some(why(Reason::StaleEvidence))
+        } else if self.blind {
+            // Whoever is still there says so in this time, or is silent.
+            Some(Withheld {
+                until: Some(self.at.now + silence(row.assessment.interval_s, monitor)),
+                ..why(Reason::StaleEvidence)
+            })
         } else {
             (row.assessment.policy_id != mesh.policy.id).then(|| why(Reason::OtherPolicy))
         }
@@ -211,7 +218,9 @@ impl Draft<'_> {
             .waiting
             .as_ref()
             .is_some_and(|w| w.reason == withheld.reason && !waits_too_long(w, withheld));
-        let said = kind.recorded(withheld.reason) && ends_by_input(withheld.reason);
+        let said = kind.recorded(withheld.reason)
+            && ends_by_input(withheld.reason)
+            && withheld.until.is_none();
         if (waits || said) && asked == Asked::ByInput {
             return;
         }
@@ -237,6 +246,14 @@ impl Draft<'_> {
             mesh.storm.as_ref().map(|storm| storm.incident_id.clone())
         })
     }
+}
+
+/// How long a node that samples so often may say nothing before it is silent.
+fn silence(interval_s: Option<f64>, monitor: &MonitorPolicy) -> Span {
+    let interval = interval_s
+        .unwrap_or(monitor.interval_default_s as f64)
+        .clamp(monitor.interval_min_s as f64, monitor.interval_max_s as f64);
+    Span((interval * monitor.silent_intervals as f64 * 1000.0).ceil() as i64)
 }
 
 /// Whether only another input about the node can end this reason. Any other must stand as waiting

@@ -59,6 +59,7 @@ impl Plan {
             plan: self,
             ledger,
             at,
+            blind: false,
             events: Vec::new(),
         };
         match record {
@@ -80,6 +81,9 @@ struct Draft<'a> {
     plan: &'a Plan,
     ledger: &'a mut Ledger,
     at: &'a At,
+    /// An alarm rings so late that the loop was blind meanwhile: what is known of the nodes is from
+    /// before.
+    blind: bool,
     events: Vec<Event>,
 }
 

@@ -5,7 +5,7 @@
 //! waits in the queues whose block is gone, oldest first: hold, policy, storm, budget.
 
 use crate::model::{Body, Event, HoldScope, Kind, MeshId, NodeKey, NodeRow, Queue, Reason, Time};
-use crate::stream::{At, InQueue, Ledger};
+use crate::stream::{At, BLIND_AFTER, InQueue, Ledger};
 
 use super::judge::Asked;
 use super::{Draft, Plan};
@@ -39,10 +39,12 @@ impl Plan {
     /// # Panics
     /// When a step records nothing: it would be due for ever.
     pub fn wake(&self, ledger: &mut Ledger, at: &At, mesh: &MeshId, room: usize) -> Vec<Event> {
+        let blind = rings_late(ledger, at, mesh);
         let mut draft = Draft {
             plan: self,
             ledger,
             at,
+            blind,
             events: Vec::new(),
         };
         while draft.events.len() < room {
@@ -180,6 +182,18 @@ impl Draft<'_> {
             },
         );
     }
+}
+
+/// Whether what was due first in a mesh was due long ago: while an alarm stands the owner ticks, so
+/// nothing was heard since, of any node. Samples' own time jumps as it likes.
+fn rings_late(ledger: &Ledger, at: &At, mesh: &MeshId) -> bool {
+    let row = ledger.meshes.get(mesh);
+    let hold = row.and_then(|row| row.hold.as_ref()?.until);
+    let node = ledger.first_due(mesh).map(|(due, _)| due);
+    // What is due at once has no time of its own.
+    let timed = |due: &Time| *due > Time(i64::MIN);
+    let first = [hold, node].into_iter().flatten().filter(timed).min();
+    first.is_some_and(|due| at.now - due > BLIND_AFTER) && !ledger.partition().time_by_sample
 }
 
 /// The oldest entry of the first queue whose block is gone.
