@@ -90,16 +90,25 @@ impl Store for EmbeddedStore {
     }
 
     fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<KeyValue>, StoreError> {
+        Ok(self.scan(from, to, 1)?.pop())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<KeyValue>, StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(self.key(to));
         let family = self.inner.family(STATE);
         let mut rows = self.inner.db.raw_iterator_cf_opt(family, options);
         rows.seek(self.key(from));
-        let row = rows
-            .item()
-            .map(|(key, value)| (key[self.prefix.len()..].to_vec(), value.to_vec()));
+        let mut found = Vec::new();
+        while let Some((key, value)) = rows.item() {
+            found.push((key[self.prefix.len()..].to_vec(), value.to_vec()));
+            if found.len() >= max {
+                break;
+            }
+            rows.next();
+        }
         match rows.status() {
-            Ok(()) => Ok(row),
+            Ok(()) => Ok(found),
             Err(error) => Err(self.failed("reading", &error)),
         }
     }

@@ -2,6 +2,7 @@
 //! key's own `wake_at` it is filed anew at that, so that a sample which puts its key's alarm off
 //! writes nothing here.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use crate::model::Time;
@@ -33,6 +34,8 @@ impl Key for Hint {
 /// The alarms of a stage on a partition.
 pub struct Alarms {
     hints: Table<Hint, ()>,
+    /// What [`Alarms::first_due`] said since a hint was last filed or removed.
+    first_due: Cell<Option<Option<Time>>>,
 }
 
 impl Alarms {
@@ -40,6 +43,7 @@ impl Alarms {
     pub fn new(id: u8, base: Rc<dyn Base>) -> Self {
         Alarms {
             hints: Table::new(id, base),
+            first_due: Cell::new(None),
         }
     }
 
@@ -49,25 +53,28 @@ impl Alarms {
         if let Some(due) = after
             && before.is_none_or(|before| due < before)
         {
-            self.hints.put(
-                Hint {
-                    due,
-                    key: key.to_vec(),
-                },
-                Some(()),
-            );
+            self.file(key, due);
         }
     }
 
     /// Files a hint.
     pub fn file(&mut self, key: &[u8], due: Time) {
-        self.hints.put(
-            Hint {
-                due,
-                key: key.to_vec(),
-            },
-            Some(()),
-        );
+        self.put(key, due, Some(()));
+    }
+
+    fn put(&mut self, key: &[u8], due: Time, row: Option<()>) {
+        self.first_due.set(None);
+        let key = key.to_vec();
+        self.hints.put(Hint { due, key }, row);
+    }
+
+    /// The time of the earliest hint.
+    pub fn first_due(&self) -> Option<Time> {
+        self.first_due.get().unwrap_or_else(|| {
+            let due = self.first().map(|(due, _)| due);
+            self.first_due.set(Some(due));
+            due
+        })
     }
 
     /// The earliest hint: its time and key.
@@ -83,13 +90,7 @@ impl Alarms {
 
     /// Removes a hint.
     pub fn remove(&mut self, due: Time, key: &[u8]) {
-        self.hints.put(
-            Hint {
-                due,
-                key: key.to_vec(),
-            },
-            None,
-        );
+        self.put(key, due, None);
     }
 
     /// Puts a key to sleep: its alarm panicked. It is woken by its next record only.
@@ -135,6 +136,7 @@ impl Alarms {
 
     /// See [`Table::rollback`].
     pub fn rollback(&mut self) {
+        self.first_due.set(None);
         self.hints.rollback();
     }
 

@@ -240,7 +240,7 @@ fn first_by_time(table: &Table<ByTime, ()>, mesh: &MeshId) -> Option<(Time, Node
 }
 
 /// First byte of every row: another number is another encoding.
-pub const LEDGER_VERSION: u8 = 1;
+pub const LEDGER_VERSION: u8 = 2;
 
 macro_rules! rows {
     ($($row:ty),*) => {$(
