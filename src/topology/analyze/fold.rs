@@ -338,8 +338,8 @@ impl Fold for AnalyzeFold {
     }
 
     fn changed(&self) -> usize {
-        let windows = self.windows.len() / WINDOWS_A_ROW;
-        self.nodes.changed() + self.policies.changed() + self.alarms.changed() + windows
+        let small = self.windows.len() + self.alarms.changed();
+        self.nodes.changed() + self.policies.changed() + small / SMALL_A_ROW
     }
 
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
@@ -373,9 +373,9 @@ pub const NODES_KEPT: usize = 65_536;
 /// Parsed policies kept at a time: a memo of a pure function.
 const STAGES_MAX: usize = 64;
 
-/// Closed panes that count as one changed row: they are so much smaller, and a loop that catches up
-/// closes many.
-const WINDOWS_A_ROW: usize = 16;
+/// Closed panes and alarms that count as one changed row: they are so much smaller, and a loop that
+/// catches up closes many.
+const SMALL_A_ROW: usize = 16;
 
 /// Of the encoding of a policy's row.
 const POLICY_VERSION: u8 = 1;
