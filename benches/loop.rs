@@ -230,9 +230,9 @@ fn metrics(seed: &mut Seed, ill: bool) -> Metrics {
         (Metric::LatencyMs, latency, latency + 40.0),
         (Metric::PacketLoss, loss, loss + 1.0),
     ] {
-        metrics.try_set(metric, seed.between(from, to));
+        assert!(metrics.try_set(metric, seed.between(from, to)));
     }
-    metrics.try_set(Metric::MeshConnectivity, 8.0);
+    assert!(metrics.try_set(Metric::MeshConnectivity, 8.0));
     metrics
 }
 

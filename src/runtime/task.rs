@@ -169,7 +169,7 @@ impl Task {
         at: &At,
         failed: &Failed,
         part: &RefCell<Part>,
-    ) -> Option<(Time, Vec<u8>, Time)> {
+    ) -> Option<(Time, Rc<[u8]>, Time)> {
         loop {
             let (due, key) = self.fold.alarms().first()?;
             *part.borrow_mut() = Part::Alarm(key.clone());
@@ -208,7 +208,7 @@ impl Task {
             out.push(letter(reject, Vec::new(), Vec::new(), &[]));
         }
         for (key, reject) in failed.alarms {
-            out.push(letter(reject, key, Vec::new(), &[]));
+            out.push(letter(reject, key.to_vec(), Vec::new(), &[]));
         }
         if let Some(reject) = failed.record {
             let (key, value) = (record.key.clone(), record.value.clone());
@@ -296,7 +296,8 @@ impl Attempt {
             None => task.fold.own_key(&record.key, &record.value),
             Some(_) => None,
         };
-        fire_alarms(task, at, own.as_deref(), failed, part, &mut events, out);
+        let own: Option<Rc<[u8]>> = own.map(Rc::from);
+        fire_alarms(task, at, own.as_ref(), failed, part, &mut events, out);
         *part.borrow_mut() = Part::Record;
         if failed.record.is_none() {
             task.fold.record(at, &record.key, &record.value, out)?;
@@ -319,7 +320,7 @@ impl Attempt {
 fn fire_alarms(
     task: &mut Task,
     at: &At,
-    own: Option<&[u8]>,
+    own: Option<&Rc<[u8]>>,
     failed: &Failed,
     part: &RefCell<Part>,
     events: &mut Events,
@@ -330,7 +331,7 @@ fn fire_alarms(
         && !failed.alarms.contains_key(own)
         && !(task.any_muted && task.fold.alarms().is_muted(own))
     {
-        *part.borrow_mut() = Part::Alarm(own.to_vec());
+        *part.borrow_mut() = Part::Alarm(own.clone());
         if task.fold.wake_at(at, own).is_some_and(|due| due <= at.now) {
             fire(task, at, own, events, out);
             fired += 1;
@@ -419,7 +420,7 @@ impl Events {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Blind,
-    Alarm(Vec<u8>),
+    Alarm(Rc<[u8]>),
     Record,
 }
 
@@ -427,7 +428,7 @@ enum Part {
 #[derive(Default)]
 struct Failed {
     blind: Option<Reject>,
-    alarms: BTreeMap<Vec<u8>, Reject>,
+    alarms: BTreeMap<Rc<[u8]>, Reject>,
     record: Option<Reject>,
 }
 

@@ -24,6 +24,8 @@ pub struct Shelf<K, V> {
     base: Rc<dyn Base>,
     kept: RefCell<Kept<K, V>>,
     undo: Vec<Undo<V>>,
+    /// Boxes for rows to take back to.
+    spare: Vec<Box<V>>,
     clean_max: usize,
 }
 
@@ -37,6 +39,8 @@ struct Kept<K, V> {
     changed: usize,
     /// The next slot that may have to go.
     hand: usize,
+    /// Where the last row that was found lies: the same one is mostly asked for again.
+    last: usize,
 }
 
 struct Slot<K, V> {
@@ -53,7 +57,7 @@ struct Slot<K, V> {
 /// A slot as it was.
 struct Undo<V> {
     place: usize,
-    row: Option<V>,
+    row: Option<Box<V>>,
     changed: bool,
 }
 
@@ -71,8 +75,10 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
                 touched: Vec::new(),
                 changed: 0,
                 hand: 0,
+                last: 0,
             }),
             undo: Vec::new(),
+            spare: Vec::new(),
             clean_max,
         }
     }
@@ -98,7 +104,13 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             .find(self.id, &*self.base, key)
             .expect("who changes a row has its key");
         let slot = &mut kept.slots[place];
-        let before = slot.row.as_deref().cloned();
+        let before = slot.row.as_deref().map(|row| match self.spare.pop() {
+            Some(mut spare) => {
+                (*spare).clone_from(row);
+                spare
+            }
+            None => Box::new(row.clone()),
+        });
         self.undo.push(Undo {
             place,
             row: before,
@@ -107,12 +119,12 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
         let known = slot.row.is_some();
         let row = slot.row.get_or_insert_default();
         let answer = change(&slot.key, row);
-        let before = self.undo.last().expect("pushed above").row.as_ref();
-        if before.map_or(**row == V::default(), |before| *before == **row) {
+        let before = self.undo.last().expect("pushed above").row.as_deref();
+        if before.map_or_else(|| **row == V::default(), |before| *before == **row) {
             if !known {
                 slot.row = None;
             }
-            self.undo.pop();
+            self.spare.extend(self.undo.pop().and_then(|undo| undo.row));
             return (answer, false);
         }
         kept.touch(place);
@@ -121,7 +133,10 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
 
     /// From here on changes can be taken back.
     pub fn begin(&mut self) {
-        self.undo.clear();
+        while let Some(undo) = self.undo.pop() {
+            let room = self.spare.len() < SPARE_MAX;
+            self.spare.extend(undo.row.filter(|_| room));
+        }
         let kept = self.kept.get_mut();
         if kept.places.len() > self.clean_max + kept.changed {
             kept.forget_some();
@@ -136,7 +151,7 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             kept.changed -= usize::from(slot.changed);
             kept.changed += usize::from(undo.changed);
             slot.changed = undo.changed;
-            slot.row = undo.row.map(Box::new);
+            slot.row = undo.row;
         }
     }
 
@@ -170,8 +185,14 @@ impl<K: Key, V: Row> Kept<K, V> {
     /// Where the row of a key lies, read from the base when it is not here yet; `None` when the
     /// bytes are no key.
     fn find(&mut self, id: u8, base: &dyn Base, key: &[u8]) -> Option<usize> {
+        if let Some(slot) = self.slots.get(self.last)
+            && slot.bytes.get(1..) == Some(key)
+        {
+            return Some(self.last);
+        }
         if let Some(&place) = self.places.get(key) {
             self.slots[place].used = true;
+            self.last = place;
             return Some(place);
         }
         let parsed = K::read(key)?;
@@ -199,6 +220,7 @@ impl<K: Key, V: Row> Kept<K, V> {
             }
         };
         self.places.insert(key.into(), place);
+        self.last = place;
         place
     }
 
@@ -220,6 +242,7 @@ impl<K: Key, V: Row> Kept<K, V> {
                 let key = &slot.bytes[1..];
                 if self.places.get(key) == Some(&self.hand) {
                     self.places.remove(key);
+                    slot.bytes = Rc::default();
                     slot.row = None;
                     self.free.push(self.hand);
                 }
@@ -230,6 +253,9 @@ impl<K: Key, V: Row> Kept<K, V> {
 
 /// Bytes that are set aside for a row being written.
 const ROW_BYTES: usize = 1280;
+
+/// Boxes kept for rows to take back to.
+const SPARE_MAX: usize = 16;
 
 /// Slots that the hand looks at before a record.
 const HAND_STEPS: usize = 4;

@@ -5,8 +5,8 @@ use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use crate::model::{
-    Adopted, LoopBlind, MeshId, MetricsRecord, NodeKey, PlanRecord, Policy, PolicyId, RawSample,
-    Span, Time,
+    Adopted, LoopBlind, MeshId, MetricsRecord, NAME_BYTES_MAX, NodeKey, PlanRecord, Policy,
+    PolicyId, RawSample, Span, Time,
 };
 use crate::monitor::{self, Fault};
 use crate::stream::{
@@ -245,6 +245,11 @@ impl AnalyzeFold {
 
 impl Fold for AnalyzeFold {
     fn own_key(&self, _key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
+        if let Some((mesh, node)) = wire::sample_names(value) {
+            // Should the rest be damaged, all is taken back and done again without the record.
+            let whole = [mesh, node].map(|name| (1..=NAME_BYTES_MAX).contains(&name.len()));
+            return (whole == [true; 2]).then(|| bytes(mesh, node));
+        }
         match wire::decode_metrics(value).ok()? {
             MetricsRecord::Sample(raw) => {
                 let (mesh, node) = monitor::names(&raw).ok()?;
