@@ -14,7 +14,9 @@ use super::wish::{Standing, interval_s};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cycle {
     closed: Option<(EventTime, State, Severity)>,
+    #[serde(with = "crate::model::packed::eight")]
     sums: [f64; 8],
+    #[serde(with = "crate::model::packed::eight")]
     counts: [u32; 8],
 }
 

@@ -5,14 +5,15 @@
 //! table that is ordered by time. A symptom is *confirmed* by a latch on the mean of its metric
 //! over these five: nothing that lasts a minute confirms it.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::model::packed::read_bytes;
 use crate::model::{EventTime, Metric, Metrics, Symptom};
 
 use super::symptoms::{Bounds, Signs, worse_up};
 
 /// The readings of one metric in one pane.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Slice {
     /// How many; 0: the rest means nothing.
     pub count: u32,
@@ -38,6 +39,7 @@ pub struct ClosedPane {
 pub struct Panes {
     /// Number of the open pane since 1970.
     open: i64,
+    #[serde(serialize_with = "write_slices", deserialize_with = "read_slices")]
     slices: [Slice; 8],
     /// The four before, newest first.
     before: [Sums; BEFORE],
@@ -48,7 +50,9 @@ pub struct Panes {
 /// What a mean needs of a pane.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Sums {
+    #[serde(with = "crate::model::packed::eight")]
     sums: [f64; 8],
+    #[serde(with = "crate::model::packed::eight")]
     counts: [u32; 8],
 }
 
@@ -56,7 +60,8 @@ impl ClosedPane {
     /// The pane's bytes: a mask of the metrics that it has, then per metric the count (LEB128), the
     /// sum and, of more than one reading, least and greatest (f64, little-endian).
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![0];
+        let mut out = Vec::with_capacity(1 + 8 * 25);
+        out.push(0);
         for (i, slice) in self.slices.iter().enumerate().filter(|(_, s)| s.count > 0) {
             out[0] |= 1 << i;
             let mut count = slice.count;
@@ -198,6 +203,21 @@ impl Slice {
         self.min = if first { value } else { self.min.min(value) };
         self.max = if first { value } else { self.max.max(value) };
     }
+}
+
+/// Writes an open pane as it will be written when it is closed.
+fn write_slices<S: Serializer>(slices: &[Slice; 8], to: S) -> Result<S::Ok, S::Error> {
+    let pane = ClosedPane {
+        start: EventTime(0),
+        slices: *slices,
+    };
+    to.serialize_bytes(&pane.encode())
+}
+
+fn read_slices<'de, D: Deserializer<'de>>(from: D) -> Result<[Slice; 8], D::Error> {
+    read_bytes(from, "a pane", |bytes| {
+        ClosedPane::decode(EventTime(0), bytes).map(|pane| pane.slices)
+    })
 }
 
 /// Length of a pane.

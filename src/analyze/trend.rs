@@ -5,9 +5,7 @@
 //!    formulas.
 //! 2. A slope so near a bound that rounding could decide is taken from the formula itself.
 
-use serde::de::{Error, SeqAccess, Visitor};
-use serde::ser::SerializeTuple;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Where a node's phi is going, over its last 50 readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +57,7 @@ pub struct History {
     moment: f64,
     len: u8,
     next: u8,
-    #[serde(serialize_with = "write_ring", deserialize_with = "read_ring")]
+    #[serde(with = "crate::model::packed::ring")]
     ring: [f64; LONG],
 }
 
@@ -158,36 +156,6 @@ impl History {
         let (newer, older) = self.ring.split_at(usize::from(self.next));
         older.iter().chain(newer).copied()
     }
-}
-
-fn write_ring<S: Serializer>(ring: &[f64; LONG], to: S) -> Result<S::Ok, S::Error> {
-    let mut tuple = to.serialize_tuple(LONG)?;
-    for phi in ring {
-        tuple.serialize_element(phi)?;
-    }
-    tuple.end()
-}
-
-fn read_ring<'de, D: Deserializer<'de>>(from: D) -> Result<[f64; LONG], D::Error> {
-    struct Ring;
-    impl<'de> Visitor<'de> for Ring {
-        type Value = [f64; LONG];
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            write!(f, "{LONG} numbers")
-        }
-
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-            let mut ring = [0.0; LONG];
-            for (i, phi) in ring.iter_mut().enumerate() {
-                *phi = seq
-                    .next_element()?
-                    .ok_or_else(|| A::Error::invalid_length(i, &self))?;
-            }
-            Ok(ring)
-        }
-    }
-    from.deserialize_tuple(LONG, Ring)
 }
 
 /// Readings of the trend.

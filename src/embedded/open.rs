@@ -54,10 +54,10 @@ pub(super) fn open(settings: &LogSettings, source: TimeSource) -> Result<Inner, 
     let path = dir.join(DATABASE);
     ensure_known(&path)?;
     let cache = Cache::new_lru_cache((settings.cache_mib << 20) as usize);
-    let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
+    // Apart from the cache: charged to it, they would leave no room for a block.
+    let buffers = WriteBufferManager::new_write_buffer_manager(
         (settings.write_buffer_mib << 20) as usize,
         false,
-        cache.clone(),
     );
     let mut options = database_options(settings);
     options.create_if_missing(true);

@@ -90,16 +90,25 @@ impl Store for EmbeddedStore {
     }
 
     fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<KeyValue>, StoreError> {
+        Ok(self.scan(from, to, 1)?.pop())
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<KeyValue>, StoreError> {
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(self.key(to));
         let family = self.inner.family(STATE);
         let mut rows = self.inner.db.raw_iterator_cf_opt(family, options);
         rows.seek(self.key(from));
-        let row = rows
-            .item()
-            .map(|(key, value)| (key[self.prefix.len()..].to_vec(), value.to_vec()));
+        let mut found = Vec::new();
+        while let Some((key, value)) = rows.item() {
+            found.push((key[self.prefix.len()..].to_vec(), value.to_vec()));
+            if found.len() >= max {
+                break;
+            }
+            rows.next();
+        }
         match rows.status() {
-            Ok(()) => Ok(row),
+            Ok(()) => Ok(found),
             Err(error) => Err(self.failed("reading", &error)),
         }
     }
@@ -107,13 +116,19 @@ impl Store for EmbeddedStore {
     fn write(&self, rows: Rows) -> Result<(), StoreError> {
         self.ensure_held()?;
         let (state, panes) = (self.inner.family(STATE), self.inner.family(PANES));
-        let mut batch = WriteBatch::default();
+        let bytes = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| {
+            key.len() + value.as_ref().map_or(0, Vec::len) + self.prefix.len() + ENTRY_BYTES
+        };
+        let mut batch = WriteBatch::with_capacity_bytes(rows.iter().map(bytes).sum());
+        let mut own = self.prefix.clone();
         for (key, value) in rows {
+            own.truncate(self.prefix.len());
+            own.extend_from_slice(&key);
             match (key.strip_prefix(&[WINDOWS]), value) {
                 (Some(window), Some(value)) => batch.put_cf(panes, window, value),
                 (Some(window), None) => batch.delete_cf(panes, window),
-                (None, Some(value)) => batch.put_cf(state, self.key(&key), value),
-                (None, None) => batch.delete_cf(state, self.key(&key)),
+                (None, Some(value)) => batch.put_cf(state, &own, value),
+                (None, None) => batch.delete_cf(state, &own),
             }
         }
         // Where the stage's words ended when the rows stood so: written with them, for a copy.
@@ -168,6 +183,9 @@ pub(super) fn prefix(stage: &str) -> Vec<u8> {
 pub(super) fn end_key(stage: &str) -> Vec<u8> {
     [b"\xFFend/", stage.as_bytes()].concat()
 }
+
+/// What a row costs in a batch beside its key and value.
+const ENTRY_BYTES: usize = 16;
 
 impl Inner {
     /// Whether the threads of the folder should end.

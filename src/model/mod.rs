@@ -28,6 +28,7 @@ mod directive;
 mod event;
 mod id;
 mod outcome;
+pub mod packed;
 mod policy;
 mod raw;
 mod record;

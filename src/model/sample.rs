@@ -75,6 +75,7 @@ impl Metric {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Metrics {
     present: u8,
+    #[serde(with = "super::packed::eight")]
     values: [f64; 8],
 }
 

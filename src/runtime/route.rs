@@ -47,18 +47,20 @@ impl Router {
             To::Same => inbox.partition..inbox.partition + 1,
             To::All => 0..count,
         };
-        for partition in partitions {
-            out.push(Outgoing {
-                to: TopicPartition {
-                    topic: output.topic,
-                    partition,
-                },
-                time,
-                key: output.key.clone(),
-                value: output.value.clone(),
-                headers: output.headers.clone(),
-            });
-        }
+        let outgoing = |partition, output: Output| Outgoing {
+            to: TopicPartition {
+                topic: output.topic,
+                partition,
+            },
+            time,
+            key: output.key,
+            value: output.value,
+            headers: output.headers,
+        };
+        let last = partitions.end - 1;
+        let copies = (partitions.start..last).map(|partition| outgoing(partition, output.clone()));
+        out.extend(copies);
+        out.push(outgoing(last, output));
     }
 }
 

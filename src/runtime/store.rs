@@ -31,6 +31,22 @@ pub trait Store {
     /// The store cannot be read.
     fn next(&self, from: &[u8], to: &[u8]) -> Result<Option<KeyValue>, StoreError>;
 
+    /// The first rows whose keys are at least `from` and less than `to`, in order, `max` at most.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> Result<Vec<KeyValue>, StoreError> {
+        let mut rows: Vec<KeyValue> = Vec::new();
+        let mut from = from.to_vec();
+        while rows.len() < max
+            && let Some(row) = self.next(&from, to)?
+        {
+            from = [&row.0, &[0][..]].concat();
+            rows.push(row);
+        }
+        Ok(rows)
+    }
+
     /// Writes all of the rows or none of them.
     ///
     /// # Errors
@@ -87,13 +103,13 @@ impl Below {
         }
     }
 
-    fn ask<T>(&self, read: impl FnOnce(&dyn Store) -> Result<Option<T>, StoreError>) -> Option<T> {
+    fn ask<T: Default>(&self, read: impl FnOnce(&dyn Store) -> Result<T, StoreError>) -> T {
         if self.error.borrow().is_some() {
-            return None;
+            return T::default();
         }
         read(&*self.store).unwrap_or_else(|error| {
             *self.error.borrow_mut() = Some(error);
-            None
+            T::default()
         })
     }
 }
@@ -105,5 +121,9 @@ impl Base for Below {
 
     fn next(&self, from: &[u8], to: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
         self.ask(|store| store.next(from, to))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], max: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.ask(|store| store.scan(from, to, max))
     }
 }

@@ -59,11 +59,12 @@ impl TimeSource {
 /// One stage on one partition.
 pub struct Task {
     inbox: TopicPartition,
-    topic: String,
     source: TimeSource,
     fold: Box<dyn Fold>,
     position: Option<Position>,
     any_muted: bool,
+    /// Where the last record was folded: made once, since it holds the topic's name.
+    at: At,
 }
 
 /// What a fold of one record left to know.
@@ -86,9 +87,18 @@ impl Task {
         position: Option<Position>,
     ) -> Self {
         let any_muted = fold.alarms().any_muted();
+        let at = At {
+            now: Time::default(),
+            hears_since: Time::default(),
+            cause: Cause {
+                topic: format!("{prefix}{}", inbox.topic.name()),
+                partition: inbox.partition,
+                offset: 0,
+            },
+        };
         Task {
             inbox,
-            topic: format!("{prefix}{}", inbox.topic.name()),
+            at,
             source,
             fold,
             position,
@@ -103,12 +113,14 @@ impl Task {
             return None;
         }
         let attempt = Attempt::new(self, record);
+        let mut at = self.take_at();
         let start = out.len();
         let mut failed = Failed::default();
-        let (at, rest_due) = loop {
+        let rest_due = loop {
             self.fold.begin();
+            attempt.place(&mut at);
             let part = RefCell::new(Part::Record);
-            let run = || attempt.run(self, record, &failed, &part, out);
+            let run = || attempt.run(self, &mut at, record, &failed, &part, out);
             match catch_unwind(AssertUnwindSafe(run)) {
                 Ok(Ok(done)) => break done,
                 Ok(Err(reject)) => failed.record = Some(reject),
@@ -124,11 +136,23 @@ impl Task {
             time: at.now,
             hears_since: at.hears_since,
         });
+        let now = at.now;
+        self.at = at;
         self.bury(record, failed, out);
-        Some(Folded {
-            now: at.now,
-            rest_due,
-        })
+        Some(Folded { now, rest_due })
+    }
+
+    fn take_at(&mut self) -> At {
+        let empty = At {
+            now: Time::default(),
+            hears_since: Time::default(),
+            cause: Cause {
+                topic: String::new(),
+                partition: 0,
+                offset: 0,
+            },
+        };
+        std::mem::replace(&mut self.at, empty)
     }
 
     /// The inbox.
@@ -153,7 +177,7 @@ impl Task {
 
     /// Whether time must go on for it: a hint stands (which may turn out to be an old one).
     pub fn waits(&mut self) -> bool {
-        self.source == TimeSource::Log && self.fold.alarms().first().is_some()
+        self.source == TimeSource::Log && self.fold.alarms().first_due().is_some()
     }
 
     /// The first hint whose key still wants to be woken, with the time it wants; drops those before
@@ -163,7 +187,7 @@ impl Task {
         at: &At,
         failed: &Failed,
         part: &RefCell<Part>,
-    ) -> Option<(Time, Vec<u8>, Time)> {
+    ) -> Option<(Time, Rc<[u8]>, Time)> {
         loop {
             let (due, key) = self.fold.alarms().first()?;
             *part.borrow_mut() = Part::Alarm(key.clone());
@@ -185,7 +209,7 @@ impl Task {
             let ours = [
                 ("reason", reject.reason.to_owned()),
                 ("detail", reject.detail),
-                ("topic", self.topic.clone()),
+                ("topic", self.at.cause.topic.clone()),
                 ("partition", self.inbox.partition.to_string()),
                 ("offset", record.offset.to_string()),
             ];
@@ -202,7 +226,7 @@ impl Task {
             out.push(letter(reject, Vec::new(), Vec::new(), &[]));
         }
         for (key, reject) in failed.alarms {
-            out.push(letter(reject, key, Vec::new(), &[]));
+            out.push(letter(reject, key.to_vec(), Vec::new(), &[]));
         }
         if let Some(reject) = failed.record {
             let (key, value) = (record.key.clone(), record.value.clone());
@@ -235,7 +259,9 @@ pub fn fold_straight<'a>(
 
 /// One record on its way through a fold: the same however often it is tried.
 struct Attempt {
-    at: At,
+    now: Time,
+    hears_since: Time,
+    offset: i64,
     /// Clamped time of the record before, after a gap that blinds if an alarm stood.
     gap_from: Option<Time>,
 }
@@ -245,40 +271,41 @@ impl Attempt {
         let before = task.position;
         let now = before.map_or(record.time, |p| p.time.max(record.time));
         Attempt {
-            at: At {
-                now,
-                hears_since: before.map_or(now, |p| p.hears_since),
-                cause: Cause {
-                    topic: task.topic.clone(),
-                    partition: task.inbox.partition,
-                    offset: record.offset,
-                },
-            },
+            now,
+            hears_since: before.map_or(now, |p| p.hears_since),
+            offset: record.offset,
             gap_from: before.map(|p| p.time).filter(|&from| {
                 task.source == TimeSource::Log && task.fold.hears() && now - from > BLIND_AFTER
             }),
         }
     }
 
-    /// Steps 2 to 4; says when it happened and whether alarms that are due, some perhaps since the
-    /// record, had to stay.
+    /// Makes `at` the record's.
+    fn place(&self, at: &mut At) {
+        at.now = self.now;
+        at.hears_since = self.hears_since;
+        at.cause.offset = self.offset;
+    }
+
+    /// Steps 2 to 4; moves `at` where the loop was blind, and says whether alarms that are due, some
+    /// perhaps since the record, had to stay.
     fn run(
         &self,
         task: &mut Task,
+        at: &mut At,
         record: &Record,
         failed: &Failed,
         part: &RefCell<Part>,
         out: &mut Vec<Output>,
-    ) -> Result<(At, bool), Reject> {
-        let mut at = self.at.clone();
+    ) -> Result<bool, Reject> {
         let mut events = Events::after(out);
         if let Some(from) = self.gap_from
-            && task.first_alarm(&at, failed, part).is_some()
+            && task.first_alarm(at, failed, part).is_some()
         {
             at.hears_since = at.now;
             *part.borrow_mut() = Part::Blind;
             if failed.blind.is_none() {
-                task.fold.blind(&at, from, out);
+                task.fold.blind(at, from, out);
                 events.check(out);
             }
         }
@@ -287,22 +314,23 @@ impl Attempt {
             None => task.fold.own_key(&record.key, &record.value),
             Some(_) => None,
         };
-        fire_alarms(task, &at, own.as_deref(), failed, part, &mut events, out);
+        let own: Option<Rc<[u8]>> = own.map(Rc::from);
+        fire_alarms(task, at, own.as_ref(), failed, part, &mut events, out);
         *part.borrow_mut() = Part::Record;
         if failed.record.is_none() {
-            task.fold.record(&at, &record.key, &record.value, out)?;
+            task.fold.record(at, &record.key, &record.value, out)?;
             events.check(out);
             if let Some(own) = own
                 && task.any_muted
                 && !failed.alarms.contains_key(&own)
                 && task.fold.alarms().unmute(&own)
-                && let Some(wake_at) = task.fold.wake_at(&at, &own)
+                && let Some(wake_at) = task.fold.wake_at(at, &own)
             {
                 task.fold.alarms().file(&own, wake_at);
             }
         }
         let rest_due = first_due(task).is_some_and(|due| due <= at.now);
-        Ok((at, rest_due))
+        Ok(rest_due)
     }
 }
 
@@ -310,7 +338,7 @@ impl Attempt {
 fn fire_alarms(
     task: &mut Task,
     at: &At,
-    own: Option<&[u8]>,
+    own: Option<&Rc<[u8]>>,
     failed: &Failed,
     part: &RefCell<Part>,
     events: &mut Events,
@@ -321,7 +349,7 @@ fn fire_alarms(
         && !failed.alarms.contains_key(own)
         && !(task.any_muted && task.fold.alarms().is_muted(own))
     {
-        *part.borrow_mut() = Part::Alarm(own.to_vec());
+        *part.borrow_mut() = Part::Alarm(own.clone());
         if task.fold.wake_at(at, own).is_some_and(|due| due <= at.now) {
             fire(task, at, own, events, out);
             fired += 1;
@@ -345,7 +373,7 @@ fn fire_alarms(
 }
 
 fn first_due(task: &mut Task) -> Option<Time> {
-    task.fold.alarms().first().map(|(due, _)| due)
+    task.fold.alarms().first_due()
 }
 
 /// Fires one alarm and files the next.
@@ -410,7 +438,7 @@ impl Events {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Blind,
-    Alarm(Vec<u8>),
+    Alarm(Rc<[u8]>),
     Record,
 }
 
@@ -418,7 +446,7 @@ enum Part {
 #[derive(Default)]
 struct Failed {
     blind: Option<Reject>,
-    alarms: BTreeMap<Vec<u8>, Reject>,
+    alarms: BTreeMap<Rc<[u8]>, Reject>,
     record: Option<Reject>,
 }
 

@@ -2,6 +2,7 @@
 //! key's own `wake_at` it is filed anew at that, so that a sample which puts its key's alarm off
 //! writes nothing here.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::model::Time;
@@ -12,20 +13,20 @@ use super::{Base, Key, Table};
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Hint {
     due: Time,
-    key: Vec<u8>,
+    key: Rc<[u8]>,
 }
 
 impl Key for Hint {
     fn write(&self, out: &mut Vec<u8>) {
         out.extend(((self.due.0 as u64) ^ (1 << 63)).to_be_bytes());
-        out.extend(&self.key);
+        out.extend_from_slice(&self.key);
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let (due, key) = bytes.split_first_chunk::<8>()?;
         Some(Hint {
             due: Time((u64::from_be_bytes(*due) ^ (1 << 63)) as i64),
-            key: key.to_vec(),
+            key: key.into(),
         })
     }
 }
@@ -33,6 +34,8 @@ impl Key for Hint {
 /// The alarms of a stage on a partition.
 pub struct Alarms {
     hints: Table<Hint, ()>,
+    /// The earliest hint, as long as it is known: most of what is filed comes behind it.
+    first: RefCell<Option<Option<Hint>>>,
 }
 
 impl Alarms {
@@ -40,6 +43,7 @@ impl Alarms {
     pub fn new(id: u8, base: Rc<dyn Base>) -> Self {
         Alarms {
             hints: Table::new(id, base),
+            first: RefCell::default(),
         }
     }
 
@@ -49,47 +53,56 @@ impl Alarms {
         if let Some(due) = after
             && before.is_none_or(|before| due < before)
         {
-            self.hints.put(
-                Hint {
-                    due,
-                    key: key.to_vec(),
-                },
-                Some(()),
-            );
+            self.file(key, due);
         }
     }
 
     /// Files a hint.
     pub fn file(&mut self, key: &[u8], due: Time) {
-        self.hints.put(
-            Hint {
-                due,
-                key: key.to_vec(),
-            },
-            Some(()),
-        );
+        let key = key.into();
+        let hint = Hint { due, key };
+        let first = self.first.get_mut();
+        let behind = |first: &Option<Hint>| first.as_ref().is_some_and(|first| *first <= hint);
+        if !first.as_ref().is_some_and(behind) {
+            *first = None;
+        }
+        self.hints.put(hint, Some(()));
+    }
+
+    /// The time of the earliest hint.
+    pub fn first_due(&self) -> Option<Time> {
+        self.with_first(|first| first.map(|hint| hint.due))
     }
 
     /// The earliest hint: its time and key.
-    pub fn first(&self) -> Option<(Time, Vec<u8>)> {
-        let [from, to] = [Time(i64::MIN), ASLEEP].map(|due| Hint {
-            due,
-            key: Vec::new(),
+    pub fn first(&self) -> Option<(Time, Rc<[u8]>)> {
+        self.with_first(|first| first.map(|hint| (hint.due, hint.key.clone())))
+    }
+
+    fn with_first<T>(&self, look: impl FnOnce(Option<&Hint>) -> T) -> T {
+        let mut first = self.first.borrow_mut();
+        let first = first.get_or_insert_with(|| {
+            let [from, to] = [Time(i64::MIN), ASLEEP].map(|due| Hint {
+                due,
+                key: Rc::default(),
+            });
+            self.hints.first(&from, &to).map(|(hint, _)| hint)
         });
-        self.hints
-            .first(&from, &to)
-            .map(|(hint, _)| (hint.due, hint.key))
+        look(first.as_ref())
     }
 
     /// Removes a hint.
     pub fn remove(&mut self, due: Time, key: &[u8]) {
-        self.hints.put(
-            Hint {
-                due,
-                key: key.to_vec(),
-            },
-            None,
-        );
+        let key = key.into();
+        let hint = Hint { due, key };
+        let first = self.first.get_mut();
+        if first
+            .as_ref()
+            .is_some_and(|first| first.as_ref() == Some(&hint))
+        {
+            *first = None;
+        }
+        self.hints.put(hint, None);
     }
 
     /// Puts a key to sleep: its alarm panicked. It is woken by its next record only.
@@ -110,7 +123,7 @@ impl Alarms {
     pub fn is_muted(&self, key: &[u8]) -> bool {
         let hint = Hint {
             due: ASLEEP,
-            key: key.to_vec(),
+            key: key.into(),
         };
         self.hints.get(&hint).is_some()
     }
@@ -119,11 +132,11 @@ impl Alarms {
     pub fn any_muted(&self) -> bool {
         let from = Hint {
             due: ASLEEP,
-            key: Vec::new(),
+            key: Rc::default(),
         };
         let to = Hint {
             due: ASLEEP,
-            key: vec![0xFF; 2048],
+            key: [0xFF; 2048].into(),
         };
         self.hints.first(&from, &to).is_some()
     }
@@ -135,6 +148,7 @@ impl Alarms {
 
     /// See [`Table::rollback`].
     pub fn rollback(&mut self) {
+        *self.first.get_mut() = None;
         self.hints.rollback();
     }
 
@@ -171,7 +185,7 @@ mod tests {
         let mut order = Vec::new();
         while let Some((due, key)) = alarms.first() {
             alarms.remove(due, &key);
-            order.push((due.0, String::from_utf8(key).unwrap()));
+            order.push((due.0, String::from_utf8(key.to_vec()).unwrap()));
         }
         let want = [(-7, "z"), (0, "c"), (5, "a"), (5, "a\0"), (5, "b")];
         assert_eq!(order, want.map(|(due, key)| (due, key.to_owned())));

@@ -1,12 +1,14 @@
 //! The grammar of a stage: what it is told ([`At`], [`Signal`]), what it answers ([`Step`]), the
-//! rows that it keeps ([`Table`]) and what a driver needs of a stage on one partition ([`Fold`]).
+//! rows that it keeps ([`Table`], [`Shelf`]) and what a driver needs of a stage on one partition ([`Fold`]).
 
 mod alarm;
 mod ledger;
+mod shelf;
 mod table;
 
 pub use alarm::Alarms;
 pub use ledger::{ByTime, InQueue, LEDGER_VERSION, Ledger, Whole};
+pub use shelf::Shelf;
 pub use table::{Base, Key, NoBase, Row, RowError, Table, read_name, write_name};
 
 use crate::model::{Cause, NodeKey, Span, Time};

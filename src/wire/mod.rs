@@ -56,6 +56,15 @@ pub fn decode_metrics(value: &[u8]) -> Result<MetricsRecord<'_>, Reject> {
     }
 }
 
+/// The names of mesh and node that a sample in Avro begins with; `None` of any other record. What
+/// follows them is not looked at: it may be damaged.
+pub fn sample_names(value: &[u8]) -> Option<(&str, &str)> {
+    let (fingerprint, body) = split_header(value).ok()?;
+    let entry = registered(fingerprint).filter(|entry| entry.record == Record::MetricSample)?;
+    let mut from = Reader::new(body, value.len(), entry.edition);
+    Some((from.text().ok()?, from.text().ok()?))
+}
+
 /// Reads a record of `plan-inbox`: empty is a Tick, else Avro.
 ///
 /// # Errors

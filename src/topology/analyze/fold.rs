@@ -5,13 +5,13 @@ use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
 use crate::model::{
-    Adopted, LoopBlind, MeshId, MetricsRecord, NodeId, NodeKey, PlanRecord, Policy, PolicyId,
-    RawSample, Span, Time,
+    Adopted, LoopBlind, MeshId, MetricsRecord, NAME_BYTES_MAX, NodeKey, PlanRecord, Policy,
+    PolicyId, RawSample, Span, Time,
 };
 use crate::monitor::{self, Fault};
 use crate::stream::{
-    Alarms, At, Base, Fold, Key, Output, Reject, Row, RowError, Signal, Stage, Table, To, Topic,
-    WINDOWS, window_key,
+    Alarms, At, Base, Fold, Output, Reject, Row, RowError, Shelf, Signal, Stage, Table, To, Topic,
+    WINDOWS, read_name, window_key, write_name,
 };
 use crate::wire;
 
@@ -20,11 +20,15 @@ use super::{AnalyzeStage, Heard, NodeRow, Said};
 
 /// Analyze on one partition of `metrics`.
 pub struct AnalyzeFold {
-    pub(super) nodes: Table<NodeKey, NodeRow>,
+    pub(super) nodes: Shelf<NodeKey, NodeRow>,
     policies: Table<MeshId, PolicyRow>,
     alarms: Alarms,
     /// What the policies' texts mean; made when first needed.
     stages: BTreeMap<PolicyId, Rc<AnalyzeStage>>,
+    /// The stage of each mesh, as far as it was asked for since a policy was adopted.
+    in_force: BTreeMap<MeshId, Rc<AnalyzeStage>>,
+    /// The record in hand adopts a policy.
+    adopting: bool,
     counts: Counts,
     /// Panes closed since the rows were drained: written, never read here.
     windows: Vec<(Vec<u8>, Option<Vec<u8>>)>,
@@ -68,10 +72,12 @@ impl AnalyzeFold {
     /// The same, keeping about so many nodes' rows decoded in memory.
     pub fn keeping(base: &Rc<dyn Base>, nodes: usize) -> Self {
         AnalyzeFold {
-            nodes: nodes_in(base).with_clean_max(nodes),
+            nodes: Shelf::new(NODES, base.clone(), nodes),
             policies: Table::new(2, base.clone()),
             alarms: Alarms::new(3, base.clone()),
             stages: BTreeMap::new(),
+            in_force: BTreeMap::new(),
+            adopting: false,
             counts: Counts::default(),
             windows: Vec::new(),
             windows_before: 0,
@@ -102,6 +108,8 @@ impl AnalyzeFold {
                 adopted.policy_id
             )));
         }
+        self.in_force.clear();
+        self.adopting = true;
         // The newest counts, as in Plan: one for all takes the place of what single meshes had.
         let mut mesh = MeshId::none();
         while adopted.mesh.is_none()
@@ -121,35 +129,39 @@ impl AnalyzeFold {
         raw: &RawSample<'_>,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
-        let key = node_key(raw).map_err(reject)?;
-        let stage = self.stage(&key.mesh);
+        let (mesh, node) = monitor::names(raw).map_err(reject)?;
+        let stage = self.stage(mesh);
         let max_future = Span::seconds(stage.monitor().max_future_s);
         let sample = monitor::validate(raw, Some(at.now), max_future).map_err(reject)?;
         let heard = Signal::Record(Heard::Reading(sample.reading));
         let duplicates = self.counts.duplicates;
-        self.step(&stage, &key, at, heard, out)?;
+        self.step(&stage, &bytes(mesh, node), at, heard, out)?;
         self.counts.accepted += u64::from(self.counts.duplicates == duplicates);
         Ok(())
     }
 
+    /// Steps the node whose key has these bytes.
     fn step(
         &mut self,
         stage: &AnalyzeStage,
-        key: &NodeKey,
+        key: &[u8],
         at: &At,
         signal: Signal<Heard>,
         out: &mut Vec<Output>,
     ) -> Result<(), Reject> {
-        let known = self.nodes.get(key);
-        let before = known.as_ref().and_then(|row| row.wake_at(at));
-        let mut row = known.as_deref().cloned().unwrap_or_default();
-        let answer = stage.step(key, &mut row, at, signal);
-        for said in answer.emit {
-            self.emit(key, said, out)?;
+        let ((before, answer, name), changed) = self.nodes.change(key, |name, row| {
+            let before = row.wake_at(at);
+            let answer = stage.step(name, row, at, signal);
+            let name = (!answer.emit.is_empty()).then(|| name.clone());
+            (before, answer, name)
+        });
+        if let Some(name) = name {
+            for said in answer.emit {
+                self.emit(&name, said, out)?;
+            }
         }
-        if known.as_deref() != Some(&row) {
-            self.nodes.put(key.clone(), Some(row));
-            self.alarms.moved(&bytes(key), before, answer.wake_at);
+        if changed {
+            self.alarms.moved(key, before, answer.wake_at);
         }
         Ok(())
     }
@@ -203,10 +215,14 @@ impl AnalyzeFold {
     }
 
     /// The stage under the policy of a mesh: its own, else the one for all, else the built-in.
-    fn stage(&mut self, mesh: &MeshId) -> Rc<AnalyzeStage> {
+    fn stage(&mut self, mesh: &str) -> Rc<AnalyzeStage> {
+        if let Some(stage) = self.in_force.get(mesh) {
+            return stage.clone();
+        }
+        let mesh = MeshId::parse(mesh).expect("its length was judged");
         let adopted = self
             .policies
-            .get(mesh)
+            .get(&mesh)
             .or_else(|| self.policies.get(&MeshId::none()));
         let text = adopted
             .as_ref()
@@ -218,21 +234,32 @@ impl AnalyzeFold {
             let policy = Policy::parse(text).expect("a text is parsed before it is adopted");
             Rc::new(AnalyzeStage::new(&policy, id))
         });
-        stage.clone()
+        let stage = stage.clone();
+        if self.in_force.len() >= STAGES_MAX {
+            self.in_force.clear();
+        }
+        self.in_force.insert(mesh, stage.clone());
+        stage
     }
 }
 
 impl Fold for AnalyzeFold {
     fn own_key(&self, _key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        let key = match wire::decode_metrics(value).ok()? {
-            MetricsRecord::Sample(raw) => node_key(&raw).ok()?,
-            MetricsRecord::Outcome(outcome) => NodeKey {
-                mesh: outcome.mesh,
-                node: outcome.node,
-            },
-            MetricsRecord::Tick | MetricsRecord::Adopted(_) => return None,
-        };
-        Some(bytes(&key))
+        if let Some((mesh, node)) = wire::sample_names(value) {
+            // Should the rest be damaged, all is taken back and done again without the record.
+            let whole = [mesh, node].map(|name| (1..=NAME_BYTES_MAX).contains(&name.len()));
+            return (whole == [true; 2]).then(|| bytes(mesh, node));
+        }
+        match wire::decode_metrics(value).ok()? {
+            MetricsRecord::Sample(raw) => {
+                let (mesh, node) = monitor::names(&raw).ok()?;
+                Some(bytes(mesh, node))
+            }
+            MetricsRecord::Outcome(outcome) => {
+                Some(bytes(outcome.mesh.as_str(), outcome.node.as_str()))
+            }
+            MetricsRecord::Tick | MetricsRecord::Adopted(_) => None,
+        }
     }
 
     fn record(
@@ -247,11 +274,8 @@ impl Fold for AnalyzeFold {
             MetricsRecord::Adopted(adopted) => self.adopt(adopted),
             MetricsRecord::Sample(raw) => self.sample(at, &raw, out),
             MetricsRecord::Outcome(outcome) => {
-                let key = NodeKey {
-                    mesh: outcome.mesh.clone(),
-                    node: outcome.node.clone(),
-                };
-                let stage = self.stage(&key.mesh);
+                let key = bytes(outcome.mesh.as_str(), outcome.node.as_str());
+                let stage = self.stage(outcome.mesh.as_str());
                 let heard = Signal::Record(Heard::Outcome(outcome));
                 self.step(&stage, &key, at, heard, out)
             }
@@ -283,19 +307,20 @@ impl Fold for AnalyzeFold {
     }
 
     fn wake_at(&self, at: &At, key: &[u8]) -> Option<Time> {
-        self.nodes.get(&NodeKey::read(key)?)?.wake_at(at)
+        self.nodes.look(key, |row| row.wake_at(at)).flatten()
     }
 
     fn alarm(&mut self, at: &At, key: &[u8], out: &mut Vec<Output>) {
-        let key = NodeKey::read(key).expect("alarms are filed under node keys");
-        let stage = self.stage(&key.mesh);
-        self.step(&stage, &key, at, Signal::Alarm, out)
+        let (mesh, _) = read_name(key).expect("alarms are filed under node keys");
+        let stage = self.stage(&mesh);
+        self.step(&stage, key, at, Signal::Alarm, out)
             .expect("an alarm refuses nothing");
     }
 
     fn begin(&mut self) {
         self.nodes.begin();
         self.policies.begin();
+        self.adopting = false;
         self.alarms.begin();
         self.windows_before = self.windows.len();
     }
@@ -305,6 +330,9 @@ impl Fold for AnalyzeFold {
     fn rollback(&mut self) {
         self.nodes.rollback();
         self.policies.rollback();
+        if self.adopting {
+            self.in_force.clear();
+        }
         self.alarms.rollback();
         self.windows.truncate(self.windows_before);
     }
@@ -315,7 +343,8 @@ impl Fold for AnalyzeFold {
     }
 
     fn changed(&self) -> usize {
-        self.nodes.changed() + self.policies.changed() + self.alarms.changed() + self.windows.len()
+        let small = self.windows.len() + self.alarms.changed();
+        self.nodes.changed() + self.policies.changed() + small / SMALL_A_ROW
     }
 
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
@@ -328,22 +357,16 @@ impl Fold for AnalyzeFold {
     }
 }
 
-/// The nodes' rows in a base, also for who only reads them.
+/// The nodes' rows in a base, for who only reads them.
 pub fn nodes_in(base: &Rc<dyn Base>) -> Table<NodeKey, NodeRow> {
-    Table::new(1, base.clone())
+    Table::new(NODES, base.clone())
 }
 
-fn node_key(raw: &RawSample<'_>) -> Result<NodeKey, Fault> {
-    let (mesh, node) = monitor::names(raw)?;
-    Ok(NodeKey {
-        mesh: MeshId::parse(mesh).expect("its length was judged"),
-        node: NodeId::parse(node).expect("its length was judged"),
-    })
-}
-
-fn bytes(key: &NodeKey) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    key.write(&mut bytes);
+/// The bytes of a [`NodeKey`].
+fn bytes(mesh: &str, node: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(mesh.len() + node.len() + 8);
+    write_name(mesh, &mut bytes);
+    write_name(node, &mut bytes);
     bytes
 }
 
@@ -354,11 +377,18 @@ fn reject(fault: Fault) -> Reject {
     }
 }
 
+/// First byte of the nodes' rows.
+const NODES: u8 = 1;
+
 /// Nodes kept decoded where nobody says how many.
 pub const NODES_KEPT: usize = 65_536;
 
 /// Parsed policies kept at a time: a memo of a pure function.
 const STAGES_MAX: usize = 64;
+
+/// Closed panes and alarms that count as one changed row: they are so much smaller, and a loop that
+/// catches up closes many.
+const SMALL_A_ROW: usize = 16;
 
 /// Of the encoding of a policy's row.
 const POLICY_VERSION: u8 = 1;

@@ -1,5 +1,6 @@
 //! What is kept of a node between its records.
 
+use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
 use crate::analyze::Mind;
@@ -129,8 +130,29 @@ impl Row for NodeRow {
 /// Appends a version and a row.
 pub(super) fn write_row<T: Serialize>(version: u8, row: &T, out: &mut Vec<u8>) {
     out.push(version);
-    let bytes = postcard::to_allocvec(row).expect("a row holds nothing that has no encoding");
-    out.extend(bytes);
+    postcard::serialize_with_flavor(row, Append(out))
+        .expect("a row holds nothing that has no encoding");
+}
+
+/// Appends to bytes as they are.
+struct Append<'a>(&'a mut Vec<u8>);
+
+impl Flavor for Append<'_> {
+    type Output = ();
+
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads a row of a version.
@@ -150,7 +172,7 @@ pub(super) fn read_row<'a, T: Deserialize<'a>>(
 }
 
 /// Of the encoding: raised when a field changes.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 
 /// Directives of a node whose outcomes are known apart: two of each kind.
 const REPORTS: usize = 8;

@@ -472,14 +472,15 @@ fn day(
 ) -> (Vec<Assessment>, usize) {
     let mut inbox = Inbox::new();
     let mut random = noise(seed);
-    let key = NodeKey {
-        mesh: MeshId::parse("default").unwrap(),
-        node: NodeId::parse("n1").unwrap(),
-    };
+    let mut key = Vec::new();
+    let node = NodeId::parse("n1").unwrap();
+    let mesh = MeshId::parse("default").unwrap();
+    NodeKey { mesh, node }.write(&mut key);
     let (mut said, mut flips, mut before) = (Vec::new(), 0, None);
     for minute in 0..1440 {
         said.extend(inbox.sample(minute * 60, &fields(&mut random)));
-        let state = inbox.fold.nodes.get(&key).unwrap().last.standing.state;
+        let state = inbox.fold.nodes.look(&key, |row| row.last.standing.state);
+        let state = state.unwrap();
         flips += usize::from(before.replace(state).is_some_and(|was| was != state));
     }
     (said, flips)
