@@ -12,10 +12,29 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::thread::park_timeout;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
 use super::AgentError;
+
+/// Locks a file, waiting a moment: one that was killed while it started a program has its hold until
+/// that program runs.
+fn lock_soon(file: &File) -> Result<(), rustix::io::Errno> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                park_timeout(LOCK_WAIT / 50);
+            }
+            ended => return ended,
+        }
+    }
+}
+
+/// How long a hold that just ended is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 /// A folder that this process holds.
 #[derive(Debug)]
@@ -33,7 +52,7 @@ impl Folder {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut lock = options.open(&path).map_err(failed("opening", &path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        match lock_soon(&lock) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 return Err(AgentError::Held {

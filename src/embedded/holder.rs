@@ -4,7 +4,8 @@
 use std::fmt;
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread::park_timeout;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -50,10 +51,18 @@ pub(super) fn take(dir: &Path) -> Result<Lock, EmbeddedError> {
         .append(true)
         .open(&path)
         .map_err(|error| failed("opening", &path, &error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(held(dir)),
-        Err(TryLockError::Error(error)) => return Err(failed("locking", &path, &error)),
+    // Who only looks whether somebody holds the folder has it locked for a moment, and a process
+    // that was killed while it started a program until that runs.
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                park_timeout(LOCK_WAIT / 50);
+            }
+            Err(TryLockError::WouldBlock) => return Err(held(dir)),
+            Err(TryLockError::Error(error)) => return Err(failed("locking", &path, &error)),
+        }
     }
     announce(dir, "")?;
     Ok(Lock { _file: file })
@@ -115,5 +124,8 @@ fn failed(attempt: &str, path: &Path, error: &std::io::Error) -> EmbeddedError {
 }
 
 const LOCK: &str = "lock";
+
+/// How long a hold that just ended is waited for.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 
 const HOLDER: &str = "holder.json";
