@@ -222,7 +222,8 @@ fn trim(inner: &Inner, topic: Topic, before: i64) -> Result<(), String> {
             before = before.min(flushed.get(ANALYZE).map_or(0, |next| next - 1));
         }
         Topic::PlanInbox => {
-            let position = inner.writing().positions[topic as usize];
+            // As synced: files go at once, and a lost commit would fold their records again.
+            let position = inner.folded.lock().expect("no holder panics")[topic as usize];
             before = before.min(position.map_or(0, |position| position.next - 1));
         }
         Topic::Events => return Ok(()),
@@ -399,7 +400,16 @@ pub(super) fn backup(inner: &Inner, dir: &Path) -> Result<(), EmbeddedError> {
     let mut partial = dir.as_os_str().to_owned();
     partial.push(".partial");
     let partial = std::path::PathBuf::from(partial);
-    std::fs::create_dir(&partial).map_err(|error| failed(&error))?;
+    std::fs::create_dir(&partial).map_err(|error| {
+        let half = partial.display();
+        failed(&match error.kind() {
+            std::io::ErrorKind::AlreadyExists => format!(
+                "{half} is there: another backup makes it, or one that was killed left it (then \
+                 remove it)"
+            ),
+            _ => format!("making {half}: {error}"),
+        })
+    })?;
     let made = rocksdb::checkpoint::Checkpoint::new(&inner.db)
         .and_then(|checkpoint| checkpoint.create_checkpoint(partial.join(DATABASE)))
         .map_err(|error| failed(&error))
@@ -483,6 +493,23 @@ mod tests {
             .db
             .compact_range_cf_opt(family, all.0, all.1, &options);
         log
+    }
+
+    #[test]
+    fn what_a_killed_backup_left_is_named() {
+        let dir = std::env::temp_dir().join(format!("homeostat-partial-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let log = settled(&dir.join("data"));
+        std::fs::create_dir(dir.join("copy.partial")).expect("a folder of our own");
+        let refused = log
+            .backup(&dir.join("copy"))
+            .expect_err("half a copy is there");
+        assert!(
+            refused.to_string().contains("copy.partial is there"),
+            "{refused}"
+        );
+        drop(log);
+        let _ = std::fs::remove_dir_all(&dir);
     }
 
     #[test]
