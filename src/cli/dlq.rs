@@ -368,6 +368,9 @@ fn place_of(id: &str) -> anyhow::Result<(i32, i64)> {
 fn readable(bytes: &[u8]) -> String {
     match wire::decode_metrics(bytes) {
         _ if bytes.is_empty() => String::new(),
+        Ok(MetricsRecord::Outcome(outcome)) => {
+            serde_json::to_string(&outcome).expect("an outcome has only names and numbers")
+        }
         Ok(record) if bytes.starts_with(&[0xC3]) => format!("{record:?}"),
         _ => match (std::str::from_utf8(bytes), wire::decode_plan(bytes)) {
             (Ok(text), _) => text.to_owned(),
@@ -481,5 +484,11 @@ mod tests {
         assert_eq!(readable(b"{\"a\":1"), "{\"a\":1");
         assert_eq!(readable(&[0xFF, 0x00]), "ff00");
         assert_eq!(readable(b""), "");
+        let sent =
+            r#"{"mesh_id":"m","node_id":"n","log_id":"l","directive_id":"d","generation":1,"#;
+        let sent = format!(r#"{sent}"kind":"healing","result":"failed"}}"#);
+        let outcome = wire::json::decode_outcome(sent.as_bytes()).unwrap();
+        let stored = wire::encode_outcome(&outcome);
+        assert_eq!(readable(&stored), sent, "as it was sent");
     }
 }

@@ -222,7 +222,8 @@ fn trim(inner: &Inner, topic: Topic, before: i64) -> Result<(), String> {
             before = before.min(flushed.get(ANALYZE).map_or(0, |next| next - 1));
         }
         Topic::PlanInbox => {
-            let position = inner.writing().positions[topic as usize];
+            // As synced: files go at once, and a lost commit would fold their records again.
+            let position = inner.folded.lock().expect("no holder panics")[topic as usize];
             before = before.min(position.map_or(0, |position| position.next - 1));
         }
         Topic::Events => return Ok(()),
@@ -235,11 +236,13 @@ fn trim(inner: &Inner, topic: Topic, before: i64) -> Result<(), String> {
         return Ok(());
     }
     let family = inner.family(topic.name());
-    let (from, to) = (0_i64.to_be_bytes(), to.to_be_bytes());
+    let from = 0_i64.to_be_bytes();
+    // Files go up to and with the second key, the range up to it: a file that ends with the batch
+    // at `to` must stay, or the topic would begin again at 0 and a start find its log cut.
     inner
         .db
-        .delete_file_in_range_cf(family, from, to)
-        .and_then(|()| inner.db.delete_range_cf(family, from, to))
+        .delete_file_in_range_cf(family, from, (to - 1).to_be_bytes())
+        .and_then(|()| inner.db.delete_range_cf(family, from, to.to_be_bytes()))
         .map_err(|error| failed(inner, "trimming", &error))?;
     if topic == Topic::Metrics {
         drop_copies(inner)?;
@@ -397,7 +400,16 @@ pub(super) fn backup(inner: &Inner, dir: &Path) -> Result<(), EmbeddedError> {
     let mut partial = dir.as_os_str().to_owned();
     partial.push(".partial");
     let partial = std::path::PathBuf::from(partial);
-    std::fs::create_dir(&partial).map_err(|error| failed(&error))?;
+    std::fs::create_dir(&partial).map_err(|error| {
+        let half = partial.display();
+        failed(&match error.kind() {
+            std::io::ErrorKind::AlreadyExists => format!(
+                "{half} is there: another backup makes it, or one that was killed left it (then \
+                 remove it)"
+            ),
+            _ => format!("making {half}: {error}"),
+        })
+    })?;
     let made = rocksdb::checkpoint::Checkpoint::new(&inner.db)
         .and_then(|checkpoint| checkpoint.create_checkpoint(partial.join(DATABASE)))
         .map_err(|error| failed(&error))
@@ -446,3 +458,75 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 const PANES_KEPT: Span = Span::seconds(3600 + 300);
 
 const COPY_BATCH_BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::LogSettings;
+    use crate::embedded::{Embedded, Incoming};
+
+    /// Three more records, all in one file of a deeper level, as long use leaves them.
+    fn settled(dir: &Path) -> Embedded {
+        let settings = LogSettings {
+            dir: dir.to_owned(),
+            min_free_mib: 0,
+            ..LogSettings::default()
+        };
+        let log = Embedded::open(&settings, TimeSource::Log).expect("an empty folder");
+        for value in [b"a", b"b", b"c"] {
+            let record = Incoming {
+                time: Time(0),
+                key: b"k".to_vec(),
+                value: value.to_vec(),
+            };
+            log.append(Topic::Directives, vec![record]).expect("room");
+        }
+        let inner = &log.0.inner;
+        let family = inner.family(Topic::Directives.name());
+        inner.db.flush_cf(family).expect("room");
+        let mut options = rocksdb::CompactOptions::default();
+        options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+        options.set_change_level(true);
+        options.set_target_level(1);
+        let all = (None::<&[u8]>, None::<&[u8]>);
+        inner
+            .db
+            .compact_range_cf_opt(family, all.0, all.1, &options);
+        log
+    }
+
+    #[test]
+    fn what_a_killed_backup_left_is_named() {
+        let dir = std::env::temp_dir().join(format!("homeostat-partial-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let log = settled(&dir.join("data"));
+        std::fs::create_dir(dir.join("copy.partial")).expect("a folder of our own");
+        let refused = log
+            .backup(&dir.join("copy"))
+            .expect_err("half a copy is there");
+        assert!(
+            refused.to_string().contains("copy.partial is there"),
+            "{refused}"
+        );
+        drop(log);
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+
+    #[test]
+    fn a_topic_of_which_all_is_too_old_keeps_its_last_batch_and_its_end() {
+        let dir = std::env::temp_dir().join(format!("homeostat-trim-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let log = settled(&dir);
+        trim(&log.0.inner, Topic::Directives, i64::MAX).expect("room");
+        assert_eq!(reading::start(&log.0.inner, Topic::Directives), Ok(2));
+        drop(log);
+        let again = settled(&dir);
+        assert_eq!(
+            again.written_end(Topic::Directives),
+            6,
+            "no offset is given twice"
+        );
+        drop(again);
+        let _ = std::fs::remove_dir_all(&dir);
+    }
+}

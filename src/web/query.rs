@@ -39,9 +39,14 @@ impl Asked {
         let Query(pairs): Query<Vec<(String, String)>> = Query::try_from_uri(uri)
             .map_err(|error| Refusal::bad(format!("reading the query: {error}")))?;
         let mut asked = Asked::default();
-        for (word, value) in &pairs {
+        for (at, (word, value)) in pairs.iter().enumerate() {
             if !known.contains(&word.as_str()) {
                 return Err(unknown(word, known));
+            }
+            if pairs[..at].iter().any(|(before, _)| before == word) {
+                return Err(Refusal::bad(format!(
+                    "{word}={value:?}: {word} is given twice, expected once; ask once for each"
+                )));
             }
             asked.set(word, value)?;
         }
@@ -185,6 +190,7 @@ mod tests {
             ("node=", "1 to 255 bytes"),
             ("after=0", "hex"),
             ("after=zz", "hex"),
+            ("mesh=a&mesh=b", "mesh is given twice"),
         ] {
             let refused = read(query).unwrap_err();
             assert!(refused.error.contains(words), "{query}: {}", refused.error);
