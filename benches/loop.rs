@@ -1,10 +1,17 @@
-//! What the whole loop costs on one machine: `cargo bench --bench loop [-- NODES...]`. Prints
-//! figures.
+//! What the whole loop costs on one machine: `cargo bench --bench loop [-- NODES... | latency]`.
+//! Prints figures.
 //!
 //! Samples as Avro bytes are appended to the embedded log (`fsync = "never"`) and go through
 //! Monitor, Analyze (panes and cycles), Plan, events and the commits, rows included. 3 % of the
 //! nodes are ill for a minute at a time, so that there are changes, incidents and directives. CPU
 //! is counted over all threads, RocksDB's too, but for what it takes to make the samples.
+//!
+//! A restart is one after a kill: another process feeds two samples a node and aborts. What is
+//! timed runs from opening the folder to the first new event, caused by a sample appended after
+//! that.
+//!
+//! Latency is from the append of a reading that makes a node ill to its directive being visible,
+//! with 10,000 nodes at 1,000 samples/s.
 
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
@@ -19,13 +26,21 @@ use homeostat::embedded::{Embedded, Incoming};
 use homeostat::model::{
     EventTime, LogOpened, MeshId, Metric, Metrics, NodeId, PlanRecord, Reading, Sample, Span, Time,
 };
-use homeostat::runtime::{Clock, Config, Seed, TimeSource, Worker};
+use homeostat::runtime::{Clock, Config, Seed, TimeSource, Worker, only};
 use homeostat::stream::Topic;
 use homeostat::topology;
 use homeostat::wire;
 use rustix::time::{ClockId, clock_gettime};
 
 fn main() {
+    if let Some(dir) = std::env::var_os(VICTIM) {
+        return die(Path::new(&dir));
+    }
+    if std::env::args().any(|arg| arg == "latency") {
+        latency(Fsync::Never);
+        latency(Fsync::Group);
+        return;
+    }
     let nodes: Vec<usize> = std::env::args()
         .skip(1)
         .filter_map(|arg| arg.parse().ok())
@@ -36,7 +51,8 @@ fn main() {
         nodes
     };
     println!(
-        "nodes      samples/s  CPU us/sample  resident MiB  state B/node  panes B/node  restart s"
+        "nodes      samples/s  CPU us/sample  resident MiB  state B/node  panes B/node  \
+         metrics B/sample  restart s"
     );
     for nodes in nodes {
         run(nodes);
@@ -46,12 +62,7 @@ fn main() {
 fn run(nodes: usize) {
     let dir = std::env::temp_dir().join(format!("homeostat-bench-{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&dir);
-    let settings = LogSettings {
-        dir: dir.clone(),
-        fsync: Fsync::Never,
-        min_free_mib: 0,
-        ..LogSettings::default()
-    };
+    let settings = settings(&dir, Fsync::Never);
     let log = Embedded::open(&settings, TimeSource::Sample).expect("a folder of its own");
     begin(&log);
     let stop = Arc::new(AtomicBool::new(false));
@@ -60,13 +71,14 @@ fn run(nodes: usize) {
         std::thread::spawn(move || drive(&log, &stop))
     };
     let mut fleet = Fleet::new(nodes);
-    let warm = fleet.feed(&log, (nodes * 6).max(500_000));
-    let samples = (nodes * 6).max(4_000_000);
+    let warm = fleet.feed(&log, (nodes * 2).max(500_000));
+    let samples = (nodes * 3).max(4_000_000);
     let (cpu, wall) = (process_cpu(), Instant::now());
     let made = fleet.feed(&log, samples);
     let cpu = (process_cpu() - cpu).saturating_sub(made);
     let wall = wall.elapsed();
     let _ = warm;
+    let log_end = log.written_end(Topic::Metrics);
     let sizes = log.sizes();
     let bytes = |name: &str| {
         sizes
@@ -74,18 +86,20 @@ fn run(nodes: usize) {
             .find(|(n, _)| *n == name)
             .map_or(0, |(_, bytes)| *bytes)
     };
-    let (state, panes) = (bytes("state"), bytes("panes"));
+    let (state, panes, metrics) = (bytes("state"), bytes("panes"), bytes("metrics"));
     let resident = resident_mib();
     stop.store(true, Ordering::SeqCst);
     worker.join().expect("the worker ends well");
     drop(log);
-    let restart = restart(&settings);
+    remove(&dir);
+    let restart = restart(&settings, nodes);
     println!(
-        "{nodes:>9}  {:>9.0}  {:>13.2}  {resident:>12}  {:>12}  {:>12}  {restart:>9.2}",
+        "{nodes:>9}  {:>9.0}  {:>13.2}  {resident:>12}  {:>12}  {:>12}  {:>16}  {restart:>9.2}",
         samples as f64 / wall.as_secs_f64(),
         cpu.as_secs_f64() * 1e6 / samples as f64,
         state / nodes as u64,
         panes / nodes as u64,
+        metrics / log_end as u64,
     );
     remove(&dir);
 }
@@ -107,13 +121,116 @@ fn begin(log: &Embedded) {
         .expect("there is room");
 }
 
-/// From opening the folder to a task that folds aloud.
-fn restart(settings: &LogSettings) -> f64 {
+/// Seconds from opening a folder whose holder was killed to the first new event.
+fn restart(settings: &LogSettings, nodes: usize) -> f64 {
+    let bench = std::env::current_exe().expect("it runs");
+    let died = std::process::Command::new(bench)
+        .env(VICTIM, &settings.dir)
+        .env(VICTIM_NODES, nodes.to_string())
+        .stderr(std::process::Stdio::null())
+        .status()
+        .expect("it starts");
+    assert!(!died.success(), "it was to die");
+    let mut fleet = Fleet::new(nodes);
+    fleet.round = 3;
     let begun = Instant::now();
-    let log = Embedded::open(settings, TimeSource::Sample).expect("a folder of its own");
+    let log = Embedded::open(settings, TimeSource::Sample).expect("its holder is dead");
     let mut worker = worker(&log);
     while !worker.turn(Span(0)).expect("it opens").idle {}
+    let before = log.written_end(Topic::Events);
+    while log.written_end(Topic::Events) == before {
+        let ill = (0..10).map(|_| fleet.sample_that_is(true)).collect();
+        log.append(Topic::Metrics, ill).expect("there is room");
+        worker.turn(Span(0)).expect("the loop goes on");
+    }
     begun.elapsed().as_secs_f64()
+}
+
+/// Feeds two samples a node and is gone, as if killed.
+fn die(dir: &Path) {
+    let nodes = std::env::var(VICTIM_NODES).expect("set by who started it");
+    let nodes = nodes.parse().expect("a number");
+    let settings = settings(dir, Fsync::Never);
+    let log = Embedded::open(&settings, TimeSource::Sample).expect("a folder of its own");
+    begin(&log);
+    let driven = log.clone();
+    std::thread::spawn(move || drive(&driven, &AtomicBool::new(false)));
+    Fleet::new(nodes).feed(&log, 2 * nodes);
+    std::process::abort();
+}
+
+fn settings(dir: &Path, fsync: Fsync) -> LogSettings {
+    LogSettings {
+        dir: dir.to_owned(),
+        fsync,
+        min_free_mib: 0,
+        ..LogSettings::default()
+    }
+}
+
+/// Prints how long it takes from an ill reading to its directive.
+fn latency(fsync: Fsync) {
+    let dir = std::env::temp_dir().join(format!("homeostat-bench-{}", std::process::id()));
+    remove(&dir);
+    let log = Embedded::open(&settings(&dir, fsync), TimeSource::Sample).expect("a folder");
+    begin(&log);
+    let stop = Arc::new(AtomicBool::new(false));
+    let worker = {
+        let (log, stop) = (log.clone(), stop.clone());
+        std::thread::spawn(move || drive(&log, &stop))
+    };
+    let mut fleet = Fleet::new(10_000);
+    fleet.quiet = true;
+    fleet.feed(&log, 30_000);
+    let (mut took, mut missed) = (Vec::new(), 0);
+    let begun = Instant::now();
+    for i in 0..30_000 {
+        let due = Duration::from_millis(i);
+        std::thread::park_timeout(due.saturating_sub(begun.elapsed()));
+        let ill = i % 200 == 199;
+        let sample = fleet.sample_that_is(ill);
+        let key = [b"alpha/", &sample.key[..]].concat();
+        let from = log.visible_end(Topic::Directives);
+        let appended = Instant::now();
+        log.append(Topic::Metrics, vec![sample])
+            .expect("there is room");
+        if ill {
+            match wait_for_directive(&log, from, &key) {
+                true => took.push(appended.elapsed()),
+                false => missed += 1,
+            }
+        }
+    }
+    took.sort();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
+    println!(
+        "fsync {fsync:?}: {} directives, p50 {:.2} ms, p99 {:.2} ms, {missed} without one",
+        took.len(),
+        at(0.5),
+        at(0.99)
+    );
+    stop.store(true, Ordering::SeqCst);
+    worker.join().expect("the worker ends well");
+    drop(log);
+    remove(&dir);
+}
+
+fn wait_for_directive(log: &Embedded, from: i64, key: &[u8]) -> bool {
+    let (begun, mut next) = (Instant::now(), from);
+    let mut source = log.source();
+    while begun.elapsed() < Duration::from_millis(500) {
+        let end = log.visible_end(Topic::Directives);
+        if next < end {
+            let read = source.read(only(Topic::Directives), next, end, 1000);
+            let chunk = read.expect("it is there");
+            if chunk.records.iter().any(|record| record.key == key) {
+                return true;
+            }
+            next = chunk.next;
+        }
+        std::thread::park_timeout(Duration::from_micros(50));
+    }
+    false
 }
 
 fn worker(log: &Embedded) -> Worker {
@@ -156,6 +273,8 @@ struct Fleet {
     at: usize,
     round: i64,
     mesh: MeshId,
+    /// None falls ill by itself.
+    quiet: bool,
 }
 
 impl Fleet {
@@ -173,6 +292,7 @@ impl Fleet {
             at: 0,
             round: 0,
             mesh: MeshId::parse("alpha").expect("a name"),
+            quiet: false,
         }
     }
 
@@ -194,6 +314,10 @@ impl Fleet {
     }
 
     fn sample(&mut self) -> Incoming {
+        self.sample_that_is(false)
+    }
+
+    fn sample_that_is(&mut self, ill: bool) -> Incoming {
         if self.at == self.order.len() {
             self.at = 0;
             self.round += 1;
@@ -201,7 +325,7 @@ impl Fleet {
         let node = self.order[self.at] as usize;
         self.at += 1;
         let time = EventTime(1_767_225_600_000 + self.round * 10_000 + node as i64 % 10_000);
-        let ill = (node as i64 + self.round / 6) % 33 == 0;
+        let ill = ill || !self.quiet && (node as i64 + self.round / 6) % 33 == 0;
         let sample = Sample {
             mesh: self.mesh.clone(),
             node: self.keys[node].clone(),
@@ -266,6 +390,12 @@ fn resident_mib() -> u64 {
 fn remove(dir: &Path) {
     let _ = std::fs::remove_dir_all(dir);
 }
+
+/// Names the folder to a process that is to die in it.
+const VICTIM: &str = "HOMEOSTAT_BENCH_DIR";
+
+/// Tells it how many nodes to feed.
+const VICTIM_NODES: &str = "HOMEOSTAT_BENCH_NODES";
 
 /// Samples in an append, as a collector sends them.
 const BATCH: usize = 1000;

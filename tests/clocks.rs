@@ -353,8 +353,8 @@ fn a_loop_that_was_blind_records_it() {
     assert!(blind);
 }
 
-/// A machine that slept for an hour knows nothing of its nodes when it wakes: what expired meanwhile
-/// is not ordered again before they had time to be heard.
+/// A machine that slept for an hour knows nothing of its nodes when it wakes: what expired
+/// meanwhile is not ordered again before they had time to be heard.
 #[test]
 fn after_an_hour_of_blindness_an_expired_order_waits_for_news() {
     let mut clocks = Clocks::new();

@@ -19,8 +19,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::AgentError;
 
-/// Locks a file, waiting a moment: one that was killed while it started a program has its hold until
-/// that program runs.
+/// Locks a file, waiting a moment: one that was killed while it started a program has its hold
+/// until that program runs.
 fn lock_soon(file: &File) -> Result<(), rustix::io::Errno> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {

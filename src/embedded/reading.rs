@@ -31,7 +31,7 @@ pub(super) fn read(
         ))
     };
     let mut chunk = Chunk {
-        records: Vec::new(),
+        records: Vec::with_capacity(records_max.min(PIECE)),
         next: from,
     };
     let recent = inner.writing().tails[topic as usize].since(from, records_max);
@@ -179,3 +179,6 @@ impl<I: Deref<Target = Inner>> Source for EmbeddedSource<I> {
 
 /// Bytes read ahead of a walk through files.
 const READAHEAD: usize = 1 << 20;
+
+/// Records that room is made for at once.
+const PIECE: usize = 512;

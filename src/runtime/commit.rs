@@ -284,6 +284,11 @@ impl Running {
         self.task.fold_mut().changed()
     }
 
+    /// Whether the rows should be written for their number, or for that of the records in them.
+    pub(super) fn lags(&mut self, config: &Config) -> bool {
+        self.unapplied >= config.apply_records || self.changed() >= config.apply_rows
+    }
+
     /// Writes the rows: step 3. Only to be called when everything folded is committed.
     pub(super) fn apply(&mut self) -> Result<(), Stop> {
         assert_eq!(
@@ -323,7 +328,7 @@ impl Running {
                 self.unapplied += 1;
                 self.last = Some(record);
             }
-            if self.unapplied >= config.apply_records {
+            if self.lags(config) {
                 self.apply()?;
             }
         }
@@ -357,7 +362,7 @@ impl Running {
                 self.unapplied += 1;
             }
             self.evolved = chunk.next;
-            if self.unapplied >= config.apply_records {
+            if self.lags(config) {
                 self.apply()?;
             }
         }

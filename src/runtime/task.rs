@@ -287,8 +287,8 @@ impl Attempt {
         at.cause.offset = self.offset;
     }
 
-    /// Steps 2 to 4; moves `at` where the loop was blind, and says whether alarms that are due, some
-    /// perhaps since the record, had to stay.
+    /// Steps 2 to 4; moves `at` where the loop was blind, and says whether alarms that are due,
+    /// some perhaps since the record, had to stay.
     fn run(
         &self,
         task: &mut Task,

@@ -213,11 +213,12 @@ impl Worker {
     pub fn turn(&mut self, wait: Span) -> Result<Turn, Stop> {
         self.open_assigned()?;
         let slots = &mut self.slots;
-        let polled = self
-            .log
-            .poll(self.config.flush_records, wait, &mut |inbox| {
-                slots.remove(&inbox);
-            })?;
+        let piece = self.config.flush_records.min(POLLED_MAX);
+        let polled = self.log.poll(piece, wait, &mut |inbox| {
+            slots.remove(&inbox);
+        })?;
+        // Who is behind gains nothing by committing early.
+        let behind = polled.records.len() >= piece;
         for inbox in polled.assigned {
             self.slots.insert(inbox, None);
         }
@@ -238,7 +239,7 @@ impl Worker {
             }
         }
         let (recording, _) = self.tally.spend(timed, &*self.clock);
-        if self.flush_due(now) {
+        if self.flush_due(now, behind) {
             self.flush()?;
         }
         self.apply_lagging(now)?;
@@ -319,7 +320,7 @@ impl Worker {
         Ok(())
     }
 
-    fn flush_due(&mut self, now: i64) -> bool {
+    fn flush_due(&mut self, now: i64, behind: bool) -> bool {
         let (ended, took) = self.last_commit;
         let gap = self.config.flush_gap.0.max(2 * took);
         let (mut folded, mut bytes, mut urgent) = (0, 0, false);
@@ -336,7 +337,7 @@ impl Worker {
             && (folded >= self.config.flush_records
                 || bytes >= self.config.flush_bytes
                 || now - ended >= self.config.flush_every.0
-                || urgent && now - ended >= gap)
+                || urgent && !behind && now - ended >= gap)
     }
 
     /// Step 2 of the protocol, then step 3 where the rows lag enough.
@@ -366,13 +367,13 @@ impl Worker {
         self.last_commit = (now, now - begun);
         self.commit_failures = 0;
         self.tally.commits += 1;
-        let (records_max, rows_max) = (self.config.apply_records, self.config.apply_rows);
         let mut applies = 0;
-        for slot in self.running() {
+        let config = &self.config;
+        for slot in self.slots.values_mut().flatten() {
             if slot.running.folded > 0 {
                 slot.running.committed(ends);
             }
-            if slot.running.unapplied() >= records_max || slot.running.changed() >= rows_max {
+            if slot.running.lags(config) {
                 slot.apply(now)?;
                 applies += 1;
             }
@@ -449,3 +450,6 @@ impl Slot {
         self.running.apply()
     }
 }
+
+/// Records that a turn takes at most: they stay in the processor's cache until they are folded.
+const POLLED_MAX: usize = 500;

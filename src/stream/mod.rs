@@ -1,5 +1,6 @@
 //! The grammar of a stage: what it is told ([`At`], [`Signal`]), what it answers ([`Step`]), the
-//! rows that it keeps ([`Table`], [`Shelf`]) and what a driver needs of a stage on one partition ([`Fold`]).
+//! rows that it keeps ([`Table`], [`Shelf`]) and what a driver needs of a stage on one partition
+//! ([`Fold`]).
 
 mod alarm;
 mod ledger;
@@ -231,3 +232,6 @@ pub trait Fold {
     /// to delete.
     fn drain(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)>;
 }
+
+#[cfg(test)]
+mod testing;

@@ -3,16 +3,14 @@
 //!
 //! As a [`Table`](super::Table): an overlay over a [`Base`], drained into one write, and what was
 //! changed since [`Shelf::begin`] can be taken back. But
-//! 1. a row is found by a hash of its key's bytes and stays where it is: nothing is allocated for a
-//!    row that is known, and a change copies the row once, to take it back to;
+//! 1. a row is found by its key's bytes and stays where it is: nothing is allocated for a row that
+//!    is known, and a change copies the row once, to take it back to;
 //! 2. rows have no order, so there is no first one;
 //! 3. where more are in memory than may be, those that were not used for the longest go (second
 //!    chance), a few at a time.
-//!
-//! The hash decides where a row lies in memory and nothing else: rows are drained in order of keys.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::table::decode;
@@ -26,17 +24,17 @@ pub struct Shelf<K, V> {
     undo: Vec<Undo<V>>,
     /// Boxes for rows to take back to.
     spare: Vec<Box<V>>,
-    clean_max: usize,
 }
 
 /// What is in memory.
 struct Kept<K, V> {
-    places: HashMap<Rc<[u8]>, usize>,
+    places: BTreeMap<Rc<[u8]>, usize>,
     slots: Vec<Slot<K, V>>,
     free: Vec<usize>,
     /// Where rows are that the base does not know yet; some of these were taken back or come twice.
     touched: Vec<usize>,
     changed: usize,
+    clean_max: usize,
     /// The next slot that may have to go.
     hand: usize,
     /// Where the last row that was found lies: the same one is mostly asked for again.
@@ -69,17 +67,17 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             id,
             base,
             kept: RefCell::new(Kept {
-                places: HashMap::default(),
+                places: BTreeMap::default(),
                 slots: Vec::new(),
                 free: Vec::new(),
                 touched: Vec::new(),
                 changed: 0,
+                clean_max,
                 hand: 0,
                 last: 0,
             }),
             undo: Vec::new(),
             spare: Vec::new(),
-            clean_max,
         }
     }
 
@@ -137,10 +135,6 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             let room = self.spare.len() < SPARE_MAX;
             self.spare.extend(undo.row.filter(|_| room));
         }
-        let kept = self.kept.get_mut();
-        if kept.places.len() > self.clean_max + kept.changed {
-            kept.forget_some();
-        }
     }
 
     /// Takes back every change since `begin`.
@@ -196,6 +190,10 @@ impl<K: Key, V: Row> Kept<K, V> {
             return Some(place);
         }
         let parsed = K::read(key)?;
+        // One record may ask for many rows: what is unchanged can go at any time.
+        if self.places.len() > self.clean_max + self.changed {
+            self.forget_some();
+        }
         let bytes = [&[id], key].concat();
         let row = base.get(&bytes).map(|bytes| Box::new(decode(&bytes)));
         Some(self.insert(key, bytes, parsed, row))
@@ -239,8 +237,8 @@ impl<K: Key, V: Row> Kept<K, V> {
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[self.hand];
             if !std::mem::take(&mut slot.used) && !slot.changed {
-                let key = &slot.bytes[1..];
-                if self.places.get(key) == Some(&self.hand) {
+                // One that is free already has no key.
+                if let Some(key) = slot.bytes.get(1..) {
                     self.places.remove(key);
                     slot.bytes = Rc::default();
                     slot.row = None;
@@ -257,15 +255,13 @@ const ROW_BYTES: usize = 1280;
 /// Boxes kept for rows to take back to.
 const SPARE_MAX: usize = 16;
 
-/// Slots that the hand looks at before a record.
+/// Slots that the hand looks at for a row that comes.
 const HAND_STEPS: usize = 4;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use super::super::table::tests::{Map, Name, Seed};
     use super::*;
+    use crate::stream::testing::{Map, Name, Seed};
 
     /// Whatever is done to a shelf, it answers as a plain map would that was done the same to.
     #[test]
@@ -356,6 +352,31 @@ mod tests {
         let kept = shelf.kept.borrow();
         assert!(kept.places.len() <= 40, "{} kept", kept.places.len());
         assert!(kept.places.contains_key(&name(0)[..]), "the one in use");
+    }
+
+    #[test]
+    fn a_fleet_larger_than_the_shelf_stays_on_disk() {
+        let base = Rc::new(Map::default());
+        let mut shelf: Shelf<Name, u64> = Shelf::new(7, base.clone(), 1000);
+        for n in 0..60_000_u64 {
+            let name = bytes(&Name(format!("{}", n * 7919 % 20_000)));
+            shelf.begin();
+            shelf.look(&name, |_| ());
+            shelf.change(&name, |_, row| *row += 1);
+            shelf.look(&name, |_| ());
+            // As when many alarms are looked at before one record.
+            for other in (0..1000).filter(|_| n == 30_000) {
+                shelf.look(&bytes(&Name(format!("{other}"))), |_| ());
+            }
+            if shelf.changed() >= 300 {
+                let mut rows = Vec::new();
+                shelf.drain(&mut rows);
+                base.write(rows);
+            }
+            let kept = shelf.kept.borrow();
+            assert!(kept.places.len() <= 2000, "{} at {n}", kept.places.len());
+            assert!(kept.slots.len() <= 2000);
+        }
     }
 
     #[test]
