@@ -1,7 +1,7 @@
 //! The embedded back end: the log and the rows of its stages in one RocksDB of one process.
 //!
 //! One partition a topic. [`Embedded`] is a handle that any thread may use: the door appends and
-//! reads with it, the worker's [`Log`](crate::runtime::Log) and [`Stores`](crate::runtime::Stores)
+//! reads with it, the worker's [`Log`] and [`Stores`]
 //! stand on it.
 //!
 //! # What lies where

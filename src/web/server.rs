@@ -185,7 +185,7 @@ fn connections(wanted: usize) -> usize {
         .max(CONNECTIONS_MIN)
 }
 
-/// Serves until told to stop, then ends within [`GRACE`].
+/// Serves until told to stop, then ends within a few seconds.
 ///
 /// # Errors
 /// None today: what fails on a connection ends that connection.
