@@ -322,8 +322,9 @@ impl Fleet {
             self.round += 1;
         }
         let node = self.order[self.at] as usize;
+        let within = self.at as i64 * 10_000 / self.order.len() as i64;
         self.at += 1;
-        let time = EventTime(1_767_225_600_000 + self.round * 10_000 + node as i64 % 10_000);
+        let time = EventTime(1_767_225_600_000 + self.round * 10_000 + within);
         let ill = ill || !self.quiet && (node as i64 + self.round / 6) % 33 == 0;
         let sample = Sample {
             mesh: self.mesh.clone(),

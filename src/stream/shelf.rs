@@ -26,7 +26,6 @@ pub struct Shelf<K, V> {
     undo: Vec<Undo<V>>,
     /// Boxes for rows to take back to.
     spare: Vec<Box<V>>,
-    clean_max: usize,
 }
 
 /// What is in memory.
@@ -37,6 +36,7 @@ struct Kept<K, V> {
     /// Where rows are that the base does not know yet; some of these were taken back or come twice.
     touched: Vec<usize>,
     changed: usize,
+    clean_max: usize,
     /// The next slot that may have to go.
     hand: usize,
     /// Where the last row that was found lies: the same one is mostly asked for again.
@@ -74,12 +74,12 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
                 free: Vec::new(),
                 touched: Vec::new(),
                 changed: 0,
+                clean_max,
                 hand: 0,
                 last: 0,
             }),
             undo: Vec::new(),
             spare: Vec::new(),
-            clean_max,
         }
     }
 
@@ -137,10 +137,6 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             let room = self.spare.len() < SPARE_MAX;
             self.spare.extend(undo.row.filter(|_| room));
         }
-        let kept = self.kept.get_mut();
-        if kept.places.len() > self.clean_max + kept.changed {
-            kept.forget_some();
-        }
     }
 
     /// Takes back every change since `begin`.
@@ -196,6 +192,10 @@ impl<K: Key, V: Row> Kept<K, V> {
             return Some(place);
         }
         let parsed = K::read(key)?;
+        // One record may ask for many rows: what is unchanged can go at any time.
+        if self.places.len() > self.clean_max + self.changed {
+            self.forget_some();
+        }
         let bytes = [&[id], key].concat();
         let row = base.get(&bytes).map(|bytes| Box::new(decode(&bytes)));
         Some(self.insert(key, bytes, parsed, row))
@@ -257,7 +257,7 @@ const ROW_BYTES: usize = 1280;
 /// Boxes kept for rows to take back to.
 const SPARE_MAX: usize = 16;
 
-/// Slots that the hand looks at before a record.
+/// Slots that the hand looks at for a row that comes.
 const HAND_STEPS: usize = 4;
 
 #[cfg(test)]
@@ -368,6 +368,10 @@ mod tests {
             shelf.look(&name, |_| ());
             shelf.change(&name, |_, row| *row += 1);
             shelf.look(&name, |_| ());
+            // As when many alarms are looked at before one record.
+            for other in (0..1000).filter(|_| n == 30_000) {
+                shelf.look(&bytes(&Name(format!("{other}"))), |_| ());
+            }
             if shelf.changed() >= 300 {
                 let mut rows = Vec::new();
                 shelf.drain(&mut rows);
