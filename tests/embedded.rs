@@ -1,8 +1,11 @@
 //! The embedded log and its rows on a real disk: what a start finds after an end of any kind.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use homeostat::config::settings::{Fsync, LogSettings};
 use homeostat::embedded::{Embedded, EmbeddedError, Incoming, Note};
@@ -41,11 +44,19 @@ impl Folder {
         Embedded::open(&self.settings(), TimeSource::Log)
     }
 
-    /// What a machine finds that died at this moment: a copy of the files as they are.
+    /// What a machine finds that died at this moment: a copy of the files as they are. A copy takes
+    /// more than a moment: one during which files came or went is none, and is made again.
     fn died(&self, name: &str) -> Folder {
-        let copy = Folder::new(name);
-        copy_all(&self.0, &copy.0);
-        copy
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let copy = Folder::new(name);
+            let before = names(&self.0);
+            let copied = copy_all(&self.0, &copy.0);
+            if copied.is_ok() && names(&self.0) == before {
+                return copy;
+            }
+            assert!(Instant::now() < deadline, "never quiet: {copied:?}");
+        }
     }
 
     /// The files of the database with this ending, oldest first.
@@ -66,16 +77,23 @@ impl Drop for Folder {
     }
 }
 
-fn copy_all(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        match entry.file_type().unwrap().is_dir() {
-            true => copy_all(&entry.path(), &target),
-            false => drop(fs::copy(entry.path(), target).unwrap()),
+        match entry.file_type()?.is_dir() {
+            true => copy_all(&entry.path(), &target)?,
+            false => drop(fs::copy(entry.path(), target)?),
         }
     }
+    Ok(())
+}
+
+/// The files of the database in a folder.
+fn names(folder: &Path) -> BTreeSet<OsString> {
+    let entries = fs::read_dir(folder.join("log")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name()).collect()
 }
 
 struct ByHand(std::cell::Cell<i64>);

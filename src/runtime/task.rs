@@ -8,7 +8,8 @@
 //!    nothing was heard.
 //! 3. Alarms due fire: the record's own key's first, then by (due, key), at most
 //!    [`ALARMS_PER_RECORD`] and until only [`EVENTS_FOR_INPUT`] events are left. A hint that comes
-//!    before its key's own time is filed anew at that.
+//!    before its key's own time is filed anew at that. Of hints at most [`HINTS_PER_RECORD`] are
+//!    looked at.
 //! 4. The record is folded.
 //!
 //! What is rejected or panics is taken back and left out, and the rest is done again without it: a
@@ -23,8 +24,8 @@ use std::rc::Rc;
 
 use crate::model::{Cause, Time};
 use crate::stream::{
-    ALARMS_PER_RECORD, At, BLIND_AFTER, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold, NoBase, Output,
-    Reject, To, Topic,
+    ALARMS_PER_RECORD, At, BLIND_AFTER, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold,
+    HINTS_PER_RECORD, NoBase, Output, Reject, To, Topic,
 };
 
 use super::{Config, Outgoing, Position, Record, Router, StageSpec, TopicPartition};
@@ -344,7 +345,7 @@ fn fire_alarms(
     events: &mut Events,
     out: &mut Vec<Output>,
 ) {
-    let mut fired = 0;
+    let (mut fired, mut looked) = (0, 0);
     if let Some(own) = own
         && !failed.alarms.contains_key(own)
         && !(task.any_muted && task.fold.alarms().is_muted(own))
@@ -359,9 +360,11 @@ fn fire_alarms(
         && let Some((due, key, wake_at)) = task.first_alarm(at, failed, part)
         && due <= at.now
     {
-        if wake_at <= due && (fired == ALARMS_PER_RECORD || events.spent(out)) {
+        let full = fired == ALARMS_PER_RECORD || events.spent(out);
+        if looked == HINTS_PER_RECORD || wake_at <= due && full {
             return;
         }
+        looked += 1;
         task.fold.alarms().remove(due, &key);
         if wake_at > due {
             task.fold.alarms().file(&key, wake_at);
@@ -762,6 +765,24 @@ mod tests {
         assert_eq!((left.len(), rest), (ALARMS_PER_RECORD, true));
         let (left, rest) = feed(&mut task, 301, 5, b"");
         assert_eq!((left.len(), rest), (300 - ALARMS_PER_RECORD, false));
+    }
+
+    #[test]
+    fn hints_that_come_early_all_at_once_are_gone_through_record_by_record() {
+        let mut task = task(TimeSource::Log);
+        let letter = |number: usize| b'a' + (number % 18) as u8;
+        let mut offset = 0;
+        for seconds in [0, 2] {
+            for number in 0..HINTS_PER_RECORD + 10 {
+                let [a, b, c] = [number, number / 18, number / 324].map(letter);
+                feed(&mut task, offset, seconds, &[b'a', c, b, a, b'3']);
+                offset += 1;
+            }
+        }
+        assert_eq!(feed(&mut task, offset, 4, b""), (Vec::new(), true));
+        assert_eq!(feed(&mut task, offset + 1, 4, b""), (Vec::new(), false));
+        let (left, rest) = feed(&mut task, offset + 2, 5, b"");
+        assert_eq!((left.len(), rest), (ALARMS_PER_RECORD, true));
     }
 
     #[test]

@@ -32,6 +32,10 @@ pub const EVENTS_PER_RECORD: usize = 256;
 /// Most alarms that fire before one record.
 pub const ALARMS_PER_RECORD: usize = 256;
 
+/// Most hints that are looked at before one record: a fleet whose hints all came due while nothing
+/// was heard is gone through record by record.
+pub const HINTS_PER_RECORD: usize = 4096;
+
 /// Events that alarms leave free for the record itself.
 pub const EVENTS_FOR_INPUT: usize = 64;
 
