@@ -239,10 +239,11 @@ impl Worker {
             }
         }
         let (recording, _) = self.tally.spend(timed, &*self.clock);
+        let urgent = self.running().any(|slot| slot.running.urgent);
         if self.flush_due(now, behind) {
             self.flush()?;
         }
-        self.apply_lagging(now)?;
+        self.apply_lagging(now, behind || urgent)?;
         self.tally.record_us += self.clock.now_us() - recording;
         self.tick(now)?;
         let idle = |slot: &Option<Slot>| slot.as_ref().is_some_and(|slot| slot.running.folded == 0);
@@ -382,13 +383,15 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes the rows that lag too long; those that hold what is not committed wait for that.
-    fn apply_lagging(&mut self, now: i64) -> Result<(), Stop> {
+    /// Writes the rows that lag too long; those that hold what is not committed wait for that. With
+    /// nothing better to do it writes them in small pieces, so that a decision never waits for many.
+    fn apply_lagging(&mut self, now: i64, busy: bool) -> Result<(), Stop> {
         let every = self.config.apply_every.0;
         let mut applies = 0;
         for slot in self.running() {
             let lags = slot.running.unapplied() > 0 && slot.running.folded == 0;
-            if lags && now - slot.applied_ms >= every {
+            let piece = !busy && slot.running.changed() >= APPLY_PIECE;
+            if lags && (piece || now - slot.applied_ms >= every) {
                 slot.apply(now)?;
                 applies += 1;
             }
@@ -453,3 +456,6 @@ impl Slot {
 
 /// Records that a turn takes at most: they stay in the processor's cache until they are folded.
 const POLLED_MAX: usize = 500;
+
+/// Rows that are written when nothing waits: about a millisecond's work.
+const APPLY_PIECE: usize = 128;
