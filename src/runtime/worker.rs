@@ -384,7 +384,7 @@ impl Worker {
     }
 
     /// Writes the rows that lag too long; those that hold what is not committed wait for that. With
-    /// nothing better to do it writes them in small pieces, so that a decision never waits for many.
+    /// nothing better to do it writes them in small pieces, so that a decision waits for few.
     fn apply_lagging(&mut self, now: i64, busy: bool) -> Result<(), Stop> {
         let every = self.config.apply_every.0;
         let mut applies = 0;
