@@ -1,5 +1,5 @@
-//! What the whole loop costs on one machine: `cargo bench --bench loop [-- NODES... | latency]`.
-//! Prints figures.
+//! What the whole loop costs on one machine:
+//! `cargo bench --bench loop [-- NODES... | latency | http]`. Prints figures.
 //!
 //! Samples as Avro bytes are appended to the embedded log (`fsync = "never"`) and go through
 //! Monitor, Analyze (panes and cycles), Plan, events and the commits, rows included. 3 % of the
@@ -15,13 +15,15 @@
 
 #![expect(clippy::print_stdout, reason = "it prints figures")]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use homeostat::config::settings::{Fsync, LogSettings, LoopSettings};
+use homeostat::config::settings::{Fsync, LogSettings, LoopSettings, Settings};
 use homeostat::embedded::{Embedded, Incoming};
 use homeostat::model::{
     EventTime, LogOpened, MeshId, Metric, Metrics, NodeId, PlanRecord, Reading, Sample, Span, Time,
@@ -29,7 +31,7 @@ use homeostat::model::{
 use homeostat::runtime::{Clock, Config, Seed, TimeSource, Worker, only};
 use homeostat::stream::Topic;
 use homeostat::topology;
-use homeostat::wire;
+use homeostat::{web, wire};
 use rustix::time::{ClockId, clock_gettime};
 
 fn main() {
@@ -40,6 +42,9 @@ fn main() {
         latency(Fsync::Never);
         latency(Fsync::Group);
         return;
+    }
+    if std::env::args().any(|arg| arg == "http") {
+        return http(10_000);
     }
     let nodes: Vec<usize> = std::env::args()
         .skip(1)
@@ -216,6 +221,83 @@ fn latency(fsync: Fsync) {
     remove(&dir);
 }
 
+/// Prints what a sample costs that comes as a JSON line over HTTP, 1,000 in a body: door and loop,
+/// without the client.
+fn http(nodes: usize) {
+    let dir = std::env::temp_dir().join(format!("homeostat-bench-{}", std::process::id()));
+    remove(&dir);
+    let log = Embedded::open(&settings(&dir, Fsync::Never), TimeSource::Sample).expect("a folder");
+    begin(&log);
+    let stop = Arc::new(AtomicBool::new(false));
+    let worker = {
+        let (log, stop) = (log.clone(), stop.clone());
+        std::thread::spawn(move || drive(&log, &stop))
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut config = Settings::default();
+    config.web.listen = "127.0.0.1:0".to_owned();
+    let bound = runtime
+        .block_on(async { web::bind(&config.web, &dir) })
+        .expect("a free port");
+    let address = bound.address;
+    let door = Arc::new(web::Door::new(log.clone(), &config, Arc::default()));
+    let (closing, closed) = tokio::sync::watch::channel(false);
+    let serving = runtime.spawn(web::serve(bound, door, closed));
+    let mut client = TcpStream::connect(address).expect("it listens");
+    let mut fleet = Fleet::new(nodes);
+    let mut send = |samples: usize| {
+        let mut made = Duration::ZERO;
+        for _ in 0..samples / BATCH {
+            let begun = thread_cpu();
+            let lines: String = (0..BATCH).map(|_| fleet.line()).collect();
+            post(&mut client, &lines);
+            made += thread_cpu() - begun;
+            wait_for(&log, QUEUE);
+        }
+        wait_for(&log, 0);
+        made
+    };
+    send(200_000);
+    let (cpu, wall) = (process_cpu(), Instant::now());
+    let samples = 1_000_000;
+    let made = send(samples);
+    let cpu = (process_cpu() - cpu).saturating_sub(made);
+    println!(
+        "JSON lines over HTTP, {nodes} nodes: {:.2} us of CPU a sample, {:.0} samples/s",
+        cpu.as_secs_f64() * 1e6 / samples as f64,
+        samples as f64 / wall.elapsed().as_secs_f64()
+    );
+    closing.send_replace(true);
+    let served = runtime.block_on(serving).expect("it does not panic");
+    served.expect("it ends well");
+    stop.store(true, Ordering::SeqCst);
+    worker.join().expect("the worker ends well");
+    drop(log);
+    remove(&dir);
+}
+
+/// Posts lines and reads the answer, which must take all of them.
+fn post(client: &mut TcpStream, lines: &str) {
+    let head = format!(
+        "POST /v1/metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-ndjson\r\n\
+         Content-Length: {}\r\n\r\n",
+        lines.len()
+    );
+    client.write_all(head.as_bytes()).expect("it reads");
+    client.write_all(lines.as_bytes()).expect("it reads");
+    let mut answer = Vec::new();
+    let mut piece = [0; 4096];
+    while !answer.ends_with(b"\"rejected\":[]}") {
+        let read = client.read(&mut piece).expect("it answers");
+        assert!(read > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&piece[..read]);
+    }
+}
+
 fn wait_for_directive(log: &Embedded, from: i64, key: &[u8]) -> bool {
     let (begun, mut next) = (Instant::now(), from);
     let mut source = log.source();
@@ -319,6 +401,37 @@ impl Fleet {
     }
 
     fn sample_that_is(&mut self, ill: bool) -> Incoming {
+        let sample = self.next_sample(ill);
+        Incoming {
+            time: Time(sample.reading.time.0),
+            key: sample.node.as_str().as_bytes().to_vec(),
+            value: wire::encode_sample(&sample),
+        }
+    }
+
+    /// The next sample as a line of JSON.
+    fn line(&mut self) -> String {
+        let Sample {
+            mesh,
+            node,
+            reading,
+            ..
+        } = self.next_sample(false);
+        let seq = reading.seq.expect("it has one");
+        let metric = |metric| reading.metrics.get(metric).expect("it is measured");
+        format!(
+            "{{\"mesh_id\":\"{mesh}\",\"node_id\":\"{node}\",\"boot\":1,\"seq\":{seq},\"time\":{},\
+             \"interval_s\":10,\"cpu_percent\":{:.2},\"memory_percent\":{:.2},\
+             \"mesh_connectivity\":8,\"latency_ms\":{:.2},\"packet_loss\":{:.2}}}\n",
+            reading.time.0,
+            metric(Metric::CpuPercent),
+            metric(Metric::MemoryPercent),
+            metric(Metric::LatencyMs),
+            metric(Metric::PacketLoss)
+        )
+    }
+
+    fn next_sample(&mut self, ill: bool) -> Sample {
         if self.at == self.order.len() {
             self.at = 0;
             self.round += 1;
@@ -328,7 +441,7 @@ impl Fleet {
         self.at += 1;
         let time = EventTime(1_767_225_600_000 + self.round * 10_000 + within);
         let ill = ill || !self.quiet && (node as i64 + self.round / 6) % 33 == 0;
-        let sample = Sample {
+        Sample {
             mesh: self.mesh.clone(),
             node: self.keys[node].clone(),
             reading: Reading {
@@ -339,11 +452,6 @@ impl Fleet {
                 metrics: metrics(&mut self.seed, ill),
             },
             neighbours: Vec::new(),
-        };
-        Incoming {
-            time: Time(time.0),
-            key: sample.node.as_str().as_bytes().to_vec(),
-            value: wire::encode_sample(&sample),
         }
     }
 }

@@ -235,7 +235,7 @@ pub fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("homeostat: {error:#}"));
+            say(&format!("homeostat: {}", whole(&error)));
             ExitCode::from(2)
         }
     }
@@ -293,6 +293,20 @@ enum Colour {
 fn plain(words: &str) -> String {
     let visible = |c: char| if c.is_control() { '\u{FFFD}' } else { c };
     words.chars().map(visible).collect()
+}
+
+/// An error with its causes, leaving out those whose words stand in it already.
+fn whole(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut text, cause| {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&cause);
+        }
+        text
+    })
 }
 
 /// Says something to the person at the terminal, whether or not someone listens.
@@ -357,6 +371,15 @@ mod tests {
             global.command("run"),
             "homeostat run --config 'a b.toml' --data 'it'\\''s'"
         );
+    }
+
+    #[test]
+    fn an_error_says_each_cause_once() {
+        let io = io::Error::other("no room");
+        let error = anyhow::Error::new(io).context("writing x: no room; free some");
+        assert_eq!(whole(&error), "writing x: no room; free some");
+        let error = error.context("backing up");
+        assert_eq!(whole(&error), "backing up: writing x: no room; free some");
     }
 
     #[test]

@@ -385,6 +385,7 @@ fn worker_config(settings: &LoopSettings, prefix: &str, time_source: TimeSource)
 struct Seen {
     folded: [(&'static str, u64); 2],
     commits: u64,
+    counts: [u64; 3],
     spent: [Duration; 3],
 }
 
@@ -400,6 +401,12 @@ impl Seen {
         let phases = [Phase::Analyze, Phase::Plan, Phase::Knowledge];
         for ((before, now), phase) in self.spent.iter_mut().zip(spent).zip(phases) {
             pulse.spent(phase, now.saturating_sub(*before));
+            *before = now;
+        }
+        let counts = [tally.commits_failed, tally.applies, tally.ticks];
+        let names = ["commits_failed", "rows_written", "ticks"];
+        for ((before, now), name) in self.counts.iter_mut().zip(counts).zip(names) {
+            pulse.counted(name, now - *before);
             *before = now;
         }
         if tally.commits > self.commits {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::model::{Span, Time};
-use crate::runtime::{Mark, RowsCopy, TimeSource, offset_at, only};
+use crate::runtime::{Mark, RowsCopy, offset_at, only};
 use crate::stream::Topic;
 
 use super::open::{COPIES, DATABASE, PANES, STATE};
@@ -155,10 +155,7 @@ fn mark_of(inner: &Inner, stage: &str) -> Result<Option<Mark>, String> {
 
 /// Drops what is older or larger than the configuration says.
 fn retain(inner: &Inner) -> Result<(), String> {
-    if inner.source == TimeSource::Sample {
-        // Its records' times are not this machine's: age says nothing.
-        return Ok(());
-    }
+    let now = inner.newest();
     let days = &inner.settings.keep_days;
     for (topic, days) in [
         (Topic::Metrics, days.metrics),
@@ -167,7 +164,7 @@ fn retain(inner: &Inner) -> Result<(), String> {
         (Topic::Directives, days.directives),
         (Topic::DeadLetters, days.dead_letters),
     ] {
-        let before = inner.now() - Span::seconds(86_400 * days as i64);
+        let before = now - Span::seconds(86_400 * days as i64);
         let oldest = first_time(inner, topic)?;
         if oldest.is_some_and(|oldest| oldest < before) {
             let mut source = EmbeddedSource::new(inner);
@@ -175,7 +172,7 @@ fn retain(inner: &Inner) -> Result<(), String> {
             trim(inner, topic, offset)?;
         }
     }
-    drop_panes(inner)?;
+    drop_panes(inner, now)?;
     let max = inner.settings.metrics_max_mib << 20;
     let bytes = inner.bytes_of(Topic::Metrics.name());
     if max > 0 && bytes > max {
@@ -251,10 +248,10 @@ fn trim(inner: &Inner, topic: Topic, before: i64) -> Result<(), String> {
 }
 
 /// Drops closed panes older than an hour, by their own time.
-fn drop_panes(inner: &Inner) -> Result<(), String> {
+fn drop_panes(inner: &Inner, now: Time) -> Result<(), String> {
     let family = inner.family(PANES);
     let key = |ms: i64| ((ms as u64) ^ (1 << 63)).to_be_bytes();
-    let (from, to) = (key(i64::MIN), key((inner.now() - PANES_KEPT).0));
+    let (from, to) = (key(i64::MIN), key((now - PANES_KEPT).0));
     let mut silent = WriteOptions::default();
     silent.disable_wal(true);
     inner
@@ -307,16 +304,31 @@ fn copy_if_due(inner: &Inner) -> Result<(), String> {
     let now = inner.now();
     let last = copies(inner, ANALYZE)?.pop();
     let every = Span::seconds(3600 * inner.settings.copy_hours as i64);
-    if last.is_some_and(|last| now - Time(last.id) < every) {
+    if last
+        .as_ref()
+        .is_some_and(|last| now - Time(last.id) < every)
+    {
         return Ok(());
     }
+    drop_unheaded(inner, last.map_or(0, |last| last.id + 1))?;
     copy_rows(inner, now)
+}
+
+/// Drops what a copy that was killed left: rows of ids above that of the last head.
+fn drop_unheaded(inner: &Inner, from: i64) -> Result<(), String> {
+    let family = inner.family(COPIES);
+    let mut silent = WriteOptions::default();
+    silent.disable_wal(true);
+    inner
+        .db
+        .delete_range_cf_opt(family, from.to_be_bytes(), i64::MAX.to_be_bytes(), &silent)
+        .map_err(|error| failed(inner, "dropping half a copy", &error))
 }
 
 /// Copies Analyze's rows as they stand in one moment.
 ///
 /// 1. The rows go to `copies`, without the write-ahead log, then into files. A kill here leaves
-///    rows that no head names; the next copy's range takes their place or they stay unseen.
+///    rows that no head names: nobody reads them, and the next copy drops them first.
 /// 2. The head is written: now the copy counts.
 fn copy_rows(inner: &Inner, now: Time) -> Result<(), String> {
     let snapshot = inner.db.snapshot();
@@ -464,6 +476,7 @@ mod tests {
     use super::*;
     use crate::config::settings::LogSettings;
     use crate::embedded::{Embedded, Incoming};
+    use crate::runtime::TimeSource;
 
     /// Three more records, all in one file of a deeper level, as long use leaves them.
     fn settled(dir: &Path) -> Embedded {

@@ -519,6 +519,18 @@ impl Inner {
         self.clock.lock().expect("no holder panics").now()
     }
 
+    /// What age is measured from: now, or the newest record where records bear their own time.
+    fn newest(&self) -> Time {
+        match self.source {
+            TimeSource::Log => self.now(),
+            TimeSource::Sample => {
+                let tails = &self.writing().tails;
+                let last = tails.iter().map(|tail| tail.last_time).max();
+                last.unwrap_or_default()
+            }
+        }
+    }
+
     /// Whether there is room for more; looks at most ten times a second.
     fn check_space(&self) -> Result<(), EmbeddedError> {
         let min = self.settings.min_free_mib << 20;

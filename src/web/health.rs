@@ -68,7 +68,7 @@ pub(super) struct Beat {
     pub(super) folded: BTreeMap<&'static str, u64>,
     /// Time spent, by phase.
     pub(super) spent: BTreeMap<&'static str, Duration>,
-    /// Other counts, by name: `duplicates`, `outcomes_repeated`, `panes`.
+    /// Other counts, by name: `commits_failed`, `rows_written`, `ticks`.
     pub(super) counts: BTreeMap<&'static str, u64>,
     /// Why the loop ended, if it did.
     pub(super) stopped: Option<String>,
@@ -127,7 +127,7 @@ impl Pulse {
         *self.beat().spent.entry(phase.name()).or_default() += time;
     }
 
-    /// Something else was counted: `duplicates`, `outcomes_repeated`, `panes`.
+    /// Something else was counted: `commits_failed`, `rows_written`, `ticks`.
     pub fn counted(&self, what: &'static str, more: u64) {
         *self.beat().counts.entry(what).or_default() += more;
     }

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -28,6 +28,7 @@ use crate::wire::sample_json::{LINE_BYTES_MAX, parse_sample};
 use super::Door;
 use super::answer::{Refusal, json};
 use super::door::closing;
+use super::health::Phase;
 use super::lines::Pieces;
 use super::links::Seen;
 use super::server::stopped;
@@ -90,11 +91,13 @@ pub(super) async fn take_in(
     let body = door.bodies.read(headers, body).await?;
     let (receipt, answer) = door
         .write(move |door| {
+            let begun = Instant::now();
             let sorted = if avro {
                 one(what, &body, door.horizon())
             } else {
                 sort(what, &body, door)?
             };
+            door.pulse.spent(Phase::Monitor, begun.elapsed());
             keep(door, what, sorted)
         })
         .await?;

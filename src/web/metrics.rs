@@ -234,7 +234,7 @@ fn of_loop(page: &Page, door: &Door) {
     );
     page.counters(
         "homeostat_loop_total",
-        "What became of records: duplicates, outcomes_repeated, panes, ticks and the like.",
+        "What the worker did beside folding: commits_failed, rows_written (times), ticks.",
         "what",
         beat.counts.iter().map(|(what, n)| (*what, *n as f64)),
     );

@@ -16,13 +16,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::embedded::Embedded;
 use crate::knowledge::views::Views;
-use crate::model::{Body, Event, Policy, Span};
+use crate::model::{Body, Event, Policy, Span, Time};
 use crate::runtime::{LogError, Record, offset_at, only};
 use crate::stream::Topic;
 use crate::wire;
 
 use super::Door;
 use super::answer::Refusal;
+use super::health::Phase;
 use super::server::stopped;
 
 /// What the events so far add up to.
@@ -38,6 +39,8 @@ pub(super) struct Story {
 struct Told {
     views: Views,
     counts: Counts,
+    /// When orders were given whose outcome is not known, the newest ones.
+    orders: BTreeMap<String, Time>,
 }
 
 /// How often something was since the door opened.
@@ -100,25 +103,33 @@ impl Story {
 }
 
 impl Told {
-    fn event(&mut self, event: &Event, counts: bool) {
+    /// Notes an event; of a first outcome it answers how long it came after its order.
+    fn event(&mut self, event: &Event, counts: bool) -> Option<Span> {
         self.views.note(event);
         if !counts {
-            return;
+            return None;
         }
         let add = |counts: &mut BTreeMap<_, u64>, name| *counts.entry(name).or_default() += 1;
         add(&mut self.counts.events, event.body.name());
         match &event.body {
             Body::DirectiveIssued { directive } => {
                 add(&mut self.counts.directives, directive.action.kind().name());
+                if self.orders.len() >= ORDERS_MAX {
+                    self.orders.clear();
+                }
+                self.orders.insert(directive.id.clone(), event.time);
             }
             Body::DirectiveWithheld { reason, .. } => {
                 add(&mut self.counts.withheld, reason.name());
             }
             Body::OutcomeReported { outcome } => {
                 add(&mut self.counts.outcomes, outcome.result.name());
+                let ordered = self.orders.remove(&outcome.directive_id)?;
+                return Some(event.time - ordered);
             }
             _ => {}
         }
+        None
     }
 
     fn dead(&mut self, record: &Record) {
@@ -247,7 +258,11 @@ fn events(door: &Door, from: i64) -> Result<i64, LogError> {
     for record in &chunk.records {
         // An event that this program does not know stops the loop, not its views.
         if let Ok(event) = wire::decode_event(&record.value) {
-            told.event(&event, record.offset >= door.story.counted_from[0]);
+            let counts = record.offset >= door.story.counted_from[0];
+            if let Some(took) = told.event(&event, counts) {
+                let took = Duration::from_millis(took.0.max(0).unsigned_abs());
+                door.pulse.spent(Phase::Execute, took);
+            }
             if let Body::Adopted { text, .. } = &event.body
                 && let Ok(policy) = Policy::parse(text)
             {
@@ -296,6 +311,9 @@ const PAUSES_BEFORE: usize = 150;
 
 /// Records noted at a time.
 const RECORDS_AT_A_TIME: usize = 1000;
+
+/// Orders whose outcome is waited for, to tell how long that took.
+const ORDERS_MAX: usize = 4096;
 
 /// Reasons of dead letters that are told apart.
 const REASONS_MAX: usize = 64;

@@ -85,6 +85,19 @@ fn what_is_ordered_is_done_once_and_reported_through_kills_of_both_sides() {
         until(Duration::from_secs(60), "the host is healed again", || {
             healed(&home) >= round
         });
+        // Each phase of the loop tells how long it took.
+        let phases = || {
+            let page = processor.get("/metrics").unwrap().body;
+            let page = String::from_utf8(page).unwrap();
+            ["monitor", "analyze", "plan", "execute", "knowledge"].map(|phase| {
+                let name = format!("homeostat_phase_seconds_total{{phase=\"{phase}\"}} ");
+                let value = page.lines().find_map(|line| line.strip_prefix(&name));
+                value.is_some_and(|value| value.parse::<f64>().unwrap() > 0.0)
+            })
+        };
+        until(Duration::from_secs(10), "every phase took time", || {
+            phases() == [true; 5]
+        });
         processor.kill();
         processor = home.run();
     }
