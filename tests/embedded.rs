@@ -391,12 +391,18 @@ fn a_backup_holds_what_was_there_and_lives_on_by_itself() {
 
 #[test]
 fn events_and_what_a_start_needs_outlive_every_retention() {
+    for source in [TimeSource::Log, TimeSource::Sample] {
+        outlive_retention(source);
+    }
+}
+
+fn outlive_retention(time: TimeSource) {
     let folder = Folder::new("retention");
     let settings = LogSettings {
         metrics_max_mib: 1,
         ..folder.settings()
     };
-    let log = Embedded::open(&settings, TimeSource::Log).unwrap();
+    let log = Embedded::open(&settings, time).unwrap();
     begin(&log);
     let mut seed = Seed(5);
     for round in 1..=40 {
@@ -408,7 +414,7 @@ fn events_and_what_a_start_needs_outlive_every_retention() {
     assert!(!events.is_empty());
     // What lies in files counts: a start brings it there.
     drop(log);
-    let log = Embedded::open(&settings, TimeSource::Log).unwrap();
+    let log = Embedded::open(&settings, time).unwrap();
     fold(&log, true);
     log.tidy().unwrap();
     log.tidy().unwrap();
@@ -422,29 +428,11 @@ fn events_and_what_a_start_needs_outlive_every_retention() {
     assert_eq!(all(&mut *source, Topic::Events), events);
     assert!(all(&mut *source, Topic::Metrics).len() as i64 == end - start);
     let dead = folder.died("retention-dead");
-    let log = Embedded::open(&dead.settings(), TimeSource::Log).unwrap();
+    let log = Embedded::open(&dead.settings(), time).unwrap();
     fold(&log, true);
     assert_eq!(all(&mut *log.source(), Topic::Events), events);
     let folded = log.position(Topic::Metrics).unwrap().next;
     assert_eq!(folded, end);
-}
-
-#[test]
-fn records_that_bear_their_own_time_are_kept_by_it() {
-    let folder = Folder::new("own-time");
-    let log = Embedded::open(&folder.settings(), TimeSource::Sample).unwrap();
-    let letter = |day: i64| Incoming {
-        time: Time(day * 86_400_000),
-        ..record("late")
-    };
-    for day in [1, 2, 30, 40] {
-        let receipt = log.append(Topic::DeadLetters, vec![letter(day)]).unwrap();
-        durable(&log, receipt.write);
-    }
-    log.tidy().unwrap();
-    let kept = all(&mut *log.source(), Topic::DeadLetters);
-    let days: Vec<i64> = kept.iter().map(|r| r.time.0 / 86_400_000).collect();
-    assert_eq!(days, [30, 40], "thirty days before the newest of them");
 }
 
 #[test]

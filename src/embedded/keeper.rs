@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::model::{Span, Time};
-use crate::runtime::{Mark, RowsCopy, offset_at, only};
+use crate::runtime::{Mark, RowsCopy, TimeSource, offset_at, only};
 use crate::stream::Topic;
 
 use super::open::{COPIES, DATABASE, PANES, STATE};
@@ -155,7 +155,22 @@ fn mark_of(inner: &Inner, stage: &str) -> Result<Option<Mark>, String> {
 
 /// Drops what is older or larger than the configuration says.
 fn retain(inner: &Inner) -> Result<(), String> {
-    let now = inner.newest();
+    if inner.source == TimeSource::Log {
+        retain_by_age(inner)?;
+    }
+    drop_panes(inner)?;
+    let max = inner.settings.metrics_max_mib << 20;
+    let bytes = inner.bytes_of(Topic::Metrics.name());
+    if max > 0 && bytes > max {
+        let share = (bytes - max) as f64 / bytes as f64;
+        trim_share(inner, share)?;
+    }
+    Ok(())
+}
+
+/// Not where records bear the samples' own time: those that the loop itself wrote before the first
+/// sample came are as old as time, and `replay` begins with them.
+fn retain_by_age(inner: &Inner) -> Result<(), String> {
     let days = &inner.settings.keep_days;
     for (topic, days) in [
         (Topic::Metrics, days.metrics),
@@ -164,20 +179,13 @@ fn retain(inner: &Inner) -> Result<(), String> {
         (Topic::Directives, days.directives),
         (Topic::DeadLetters, days.dead_letters),
     ] {
-        let before = now - Span::seconds(86_400 * days as i64);
+        let before = inner.now() - Span::seconds(86_400 * days as i64);
         let oldest = first_time(inner, topic)?;
         if oldest.is_some_and(|oldest| oldest < before) {
             let mut source = EmbeddedSource::new(inner);
             let offset = offset_at(&mut source, only(topic), before).map_err(|e| e.to_string())?;
             trim(inner, topic, offset)?;
         }
-    }
-    drop_panes(inner, now)?;
-    let max = inner.settings.metrics_max_mib << 20;
-    let bytes = inner.bytes_of(Topic::Metrics.name());
-    if max > 0 && bytes > max {
-        let share = (bytes - max) as f64 / bytes as f64;
-        trim_share(inner, share)?;
     }
     Ok(())
 }
@@ -248,10 +256,10 @@ fn trim(inner: &Inner, topic: Topic, before: i64) -> Result<(), String> {
 }
 
 /// Drops closed panes older than an hour, by their own time.
-fn drop_panes(inner: &Inner, now: Time) -> Result<(), String> {
+fn drop_panes(inner: &Inner) -> Result<(), String> {
     let family = inner.family(PANES);
     let key = |ms: i64| ((ms as u64) ^ (1 << 63)).to_be_bytes();
-    let (from, to) = (key(i64::MIN), key((now - PANES_KEPT).0));
+    let (from, to) = (key(i64::MIN), key((inner.newest() - PANES_KEPT).0));
     let mut silent = WriteOptions::default();
     silent.disable_wal(true);
     inner
@@ -476,7 +484,6 @@ mod tests {
     use super::*;
     use crate::config::settings::LogSettings;
     use crate::embedded::{Embedded, Incoming};
-    use crate::runtime::TimeSource;
 
     /// Three more records, all in one file of a deeper level, as long use leaves them.
     fn settled(dir: &Path) -> Embedded {
