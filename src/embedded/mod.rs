@@ -519,7 +519,7 @@ impl Inner {
         self.clock.lock().expect("no holder panics").now()
     }
 
-    /// What the age of panes is measured from: now, or the newest record where records bear their own time.
+    /// What the age of panes is measured from: now, or the newest record, by the samples' time.
     fn newest(&self) -> Time {
         match self.source {
             TimeSource::Log => self.now(),
