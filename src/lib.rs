@@ -83,6 +83,13 @@ pub mod config;
 )]
 pub mod embedded;
 pub mod execute;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a vendor: it owns connections, secrets' files, and reads clocks for its deadlines"
+)]
+pub mod kafka;
 pub mod knowledge;
 pub mod model;
 pub mod monitor;

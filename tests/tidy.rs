@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which rooms a room may import.
-const ARROWS: [(&str, &[&str]); 18] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("model", &[]),
     ("stream", &["model"]),
     ("monitor", &["model", "stream"]),
@@ -55,6 +55,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     ("config", &["model"]),
     ("telemetry", &[]),
     ("embedded", &["model", "stream", "runtime", "config"]),
+    ("kafka", &["model", "stream", "runtime", "config"]),
     ("agent", &["model", "execute", "wire", "config"]),
     (
         "web",
@@ -68,6 +69,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "topology",
             "config",
             "embedded",
+            "kafka",
         ],
     ),
     (
@@ -87,6 +89,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
             "config",
             "telemetry",
             "embedded",
+            "kafka",
             "agent",
             "web",
         ],

@@ -104,11 +104,76 @@ impl Key {
             (Form::Command, _) => {
                 expected("a program and its arguments, as [\"program\", \"{value}\"]".to_owned())
             }
+            (Form::Properties, Value::Table(table)) => {
+                let mut checked = Ok(());
+                flatten("", table.clone(), &mut |name, value| {
+                    if checked.is_ok() {
+                        checked = property(&name, &value).map(|_| ());
+                    }
+                });
+                checked
+            }
+            (Form::Properties, _) => expected("a table, as { \"name\" = \"value\" }".to_owned()),
             // The policy's own check has the last word on these.
             (Form::Actions | Form::Bound, _) => Ok(()),
         }
     }
 }
+
+/// A property of librdkafka as it takes it, or why it may not be given.
+pub(super) fn property(name: &str, value: &Value) -> Result<String, String> {
+    if let Some((_, instead)) = SECRETS.iter().find(|(secret, _)| *secret == name) {
+        return Err(format!("{name} is a secret, expected in a file: {instead}"));
+    }
+    if OURS.contains(&name) {
+        return Err(format!(
+            "{name} is set by the program: exactly-once hangs on it"
+        ));
+    }
+    match value {
+        Value::String(text) if Text::Word.allows(text) => Ok(text.clone()),
+        Value::Integer(_) | Value::Boolean(_) | Value::Float(_) => Ok(Literal(value).to_string()),
+        _ => Err(format!(
+            "{name}: {}, expected a text, a number, true or false",
+            Literal(value)
+        )),
+    }
+}
+
+/// Properties of librdkafka that hold secrets, and where those go.
+const SECRETS: [(&str, &str); 8] = [
+    ("sasl.password", "kafka.sasl_password_file"),
+    ("ssl.key.password", "kafka.key_password_file"),
+    ("ssl.key.pem", "kafka.key_file"),
+    ("ssl.keystore.password", "kafka.key_file, as PEM"),
+    ("sasl.oauthbearer.config", "kafka.sasl_password_file"),
+    ("sasl.oauthbearer.client.secret", "kafka.sasl_password_file"),
+    ("ssl_key", "kafka.key_file"),
+    ("https.ca.pem", "kafka.ca_file"),
+];
+
+/// Properties of librdkafka that the commit protocol sets.
+const OURS: [&str; 19] = [
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "check.crcs",
+    "delivery.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "isolation.level",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "partitioner",
+    "session.timeout.ms",
+    "transaction.timeout.ms",
+    "transactional.id",
+];
 
 /// Whether a key is part of the policy.
 pub(super) fn is_policy(name: &str) -> bool {
@@ -161,6 +226,8 @@ pub enum Form {
     Texts(Text),
     /// A program and its arguments.
     Command,
+    /// A table of the texts, numbers or yes and no that librdkafka knows by these names.
+    Properties,
     /// Action kinds, or `kind:value`.
     Actions,
     /// A bound of a symptom: any finite number.
@@ -187,6 +254,12 @@ pub enum Text {
     Peer,
     /// An argument of a program.
     Word,
+    /// `host:port` of brokers, by commas, or empty.
+    Brokers,
+    /// A name that Kafka takes, or empty.
+    KafkaName,
+    /// A path, or empty.
+    PathOrNone,
 }
 
 impl Text {
@@ -204,6 +277,14 @@ impl Text {
                 .is_ok_and(|address| address.ip().is_loopback()),
             Text::Peer => is_peer(text),
             Text::Word => !text.contains('\0') && text.len() <= 4096,
+            Text::Brokers => {
+                text.is_empty()
+                    || text
+                        .split(',')
+                        .all(|broker| is_peer(broker) && broker.rsplit_once(':').is_some())
+            }
+            Text::KafkaName => Text::Prefix.allows(text),
+            Text::PathOrNone => text.is_empty() || Text::Path.allows(text),
         }
     }
 
@@ -221,6 +302,9 @@ impl Text {
             Text::NameOrNone => "a name of 1 to 255 bytes, or \"\" for the host's",
             Text::Peer => "an address or a name, such as 10.0.0.1, [fe80::1]:22 or router:443",
             Text::Word => "an argument of at most 4096 bytes",
+            Text::Brokers => "host:port, several by commas, such as kafka-1:9092,kafka-2:9092",
+            Text::KafkaName => "at most 64 letters, digits, dots, dashes or underscores",
+            Text::PathOrNone => "a path of at most 4096 bytes, or \"\"",
         }
         .to_owned()
     }
@@ -259,12 +343,15 @@ impl Form {
             Form::YesNo => "true, false".to_owned(),
             Form::OneOf(names) => names.join(", "),
             Form::Text(Text::Listen) => "loopback".to_owned(),
-            Form::Text(Text::Prefix) => format!("0..{PREFIX_BYTES_MAX} bytes"),
+            Form::Text(Text::Brokers) => "host:port,..".to_owned(),
+            Form::Text(Text::PathOrNone) => "0..4096 bytes".to_owned(),
+            Form::Text(Text::Prefix | Text::KafkaName) => format!("0..{PREFIX_BYTES_MAX} bytes"),
             Form::Text(Text::Name) => "1..255 bytes".to_owned(),
             Form::Text(Text::NameOrNone) => "0..255 bytes".to_owned(),
             Form::Text(_) => "1..4096 bytes".to_owned(),
             Form::Texts(_) => format!("0..{LIST_MAX} entries"),
             Form::Command => format!("1..{LIST_MAX} words"),
+            Form::Properties => "librdkafka's".to_owned(),
             Form::Actions => "kinds, or kind:value".to_owned(),
             Form::Bound => "finite".to_owned(),
         }
@@ -272,8 +359,9 @@ impl Form {
 }
 
 /// The sections in the order of the pages, each with what it is about.
-pub const SECTIONS: [(&str, &str); 9] = [
+pub const SECTIONS: [(&str, &str); 10] = [
     ("log", "the embedded log"),
+    ("kafka", "the brokers, if the log lies there"),
     ("time", "what a record's time is"),
     ("loop", "the worker"),
     ("web", "the door"),
@@ -497,6 +585,135 @@ const ROWS: &[Row] = &[
         whole(1, 3650),
         "how long `dead-letters` is kept",
         "disk",
+    ),
+    (
+        "kafka.brokers",
+        "",
+        Form::Text(Text::Brokers),
+        "where the log lies, several by commas; none: it is embedded, in `log.dir`; `--brokers`",
+        "",
+    ),
+    (
+        "kafka.group",
+        "",
+        Form::Text(Text::KafkaName),
+        "the processors' consumer group, and the first part of their transactional ids",
+        "",
+    ),
+    (
+        "kafka.instance",
+        "",
+        Form::Text(Text::KafkaName),
+        "this processor's name in the group: of two with one name the newer takes over; empty: \
+         drawn once and kept in `log.dir`",
+        "",
+    ),
+    (
+        "kafka.partitions",
+        "partitions",
+        whole(1, 1024),
+        "that `topics create` gives every topic; fixed when the log begins",
+        "files on the brokers; memory here",
+    ),
+    (
+        "kafka.replication",
+        "copies",
+        whole(0, 16),
+        "of each partition that `topics create` asks for; 0: the brokers' own default",
+        "disk on the brokers, later commits",
+    ),
+    (
+        "kafka.session_timeout_ms",
+        "ms",
+        whole(1000, 300_000),
+        "a processor of which nothing was heard for so long loses its partitions",
+        "a dead one's nodes are looked after later",
+    ),
+    (
+        "kafka.transaction_timeout_ms",
+        "ms",
+        whole(500, 300_000),
+        "a transaction left open is aborted after so long; less than the session's",
+        "readers wait longer behind a dead processor's",
+    ),
+    (
+        "kafka.patience_s",
+        "s",
+        whole(1, 86_400),
+        "how long the brokers may be gone, or somebody's open transaction be in the way, before \
+         the process ends with 2",
+        "a lost cluster is noticed later",
+    ),
+    (
+        "kafka.fetch_ahead_kib",
+        "KiB",
+        whole(64, 1 << 21),
+        "of records fetched and not yet folded, per worker",
+        "memory",
+    ),
+    (
+        "kafka.security",
+        "",
+        Form::OneOf(&["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]),
+        "how the brokers are reached",
+        "",
+    ),
+    (
+        "kafka.ca_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "whom to trust, PEM; empty: the system's authorities",
+        "",
+    ),
+    (
+        "kafka.certificate_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "who this client is, PEM",
+        "",
+    ),
+    (
+        "kafka.key_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "its private key, PEM",
+        "",
+    ),
+    (
+        "kafka.key_password_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "a file with the key's password",
+        "",
+    ),
+    (
+        "kafka.sasl_mechanism",
+        "",
+        Form::OneOf(&["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]),
+        "with `sasl_*`: how this client says who it is",
+        "",
+    ),
+    (
+        "kafka.sasl_username",
+        "",
+        Form::Text(Text::Word),
+        "with `sasl_*`: its name",
+        "",
+    ),
+    (
+        "kafka.sasl_password_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "with `sasl_*`: a file with its password",
+        "",
+    ),
+    (
+        "kafka.properties",
+        "",
+        Form::Properties,
+        "`[kafka.properties]`: handed to librdkafka as they stand, such as `\"compression.type\" = \
+         \"lz4\"`; not those that exactly-once hangs on, and no secrets",
+        "",
     ),
     (
         "time.source",
@@ -944,7 +1161,7 @@ mod tests {
         // Without a default are programs and bounds only.
         for key in keys() {
             match key.form {
-                Form::Command | Form::Bound => {}
+                Form::Command | Form::Properties | Form::Bound => {}
                 _ => assert!(key.default.is_some(), "row without a field: {}", key.name),
             }
             if let Some(default) = &key.default {

@@ -298,7 +298,8 @@ fn typed(text: &str, keys: &[Key]) -> Result<BTreeMap<String, Value>, Fault> {
     let places = places(table.get_ref());
     let at = |place: &Place| Some(line_of(text, place.span.start));
     let names: Vec<String> = keys.iter().map(|key| key.name.clone()).collect();
-    if let Some(place) = places.iter().find(|place| !is_known(&names, &place.path)) {
+    let unknown = |place: &&Place| !is_known(&names, &place.path) && !is_property(&place.path);
+    if let Some(place) = places.iter().find(unknown) {
         let nearest = nearest_path(&names, &place.path);
         return Err(Fault {
             line: at(place),
@@ -327,6 +328,10 @@ fn typed(text: &str, keys: &[Key]) -> Result<BTreeMap<String, Value>, Fault> {
 fn check_values(values: &BTreeMap<String, Value>, keys: &[Key]) -> Result<(), Fault> {
     let mut policy = String::new();
     for (name, value) in values {
+        if let Some(property) = name.strip_prefix(PROPERTIES) {
+            keys::property(property, value).map_err(|problem| Fault::of_key(name, problem))?;
+            continue;
+        }
         let Some(key) = keys.iter().find(|key| key.name == *name) else {
             let problem = format!("{}, expected a table of keys", Literal(value));
             return Err(Fault::of_key(name, problem));
@@ -347,12 +352,39 @@ fn read_policy(text: &str) -> Result<Policy, Fault> {
 
 /// The settings of the values given, and what holds between them.
 fn read_settings(given: &BTreeMap<String, Setting>) -> Result<Settings, Fault> {
-    let mut table = toml::Table::new();
+    let (mut table, mut properties) = (toml::Table::new(), BTreeMap::new());
     for (key, setting) in given.iter().filter(|(key, _)| !is_policy(key)) {
-        put(&mut table, key, setting.value.clone());
+        let mut note = |name: String, value: Value| -> Result<(), Fault> {
+            let text = keys::property(&name, &value).map_err(|why| Fault::of_key(key, why))?;
+            properties.insert(name, text);
+            Ok(())
+        };
+        match (key.strip_prefix(PROPERTIES), &setting.value) {
+            (Some(property), value) => note(property.to_owned(), value.clone())?,
+            (None, Value::Table(given)) => {
+                let mut noted = Ok(());
+                flatten("", given.clone(), &mut |name, value| {
+                    if noted.is_ok() {
+                        noted = note(name, value);
+                    }
+                });
+                noted?;
+            }
+            (None, value) => put(&mut table, key, value.clone()),
+        }
     }
-    let settings = Settings::deserialize(table)
+    let mut settings = Settings::deserialize(table)
         .map_err(|error| Fault::of_key("", error.message().to_owned()))?;
+    settings.kafka.properties = properties;
+    let kafka = &settings.kafka;
+    if kafka.transaction_timeout_ms >= kafka.session_timeout_ms {
+        let problem = format!(
+            "{}, expected less than kafka.session_timeout_ms, {}: what a dead processor left open \
+             must be decided when its partitions go to another",
+            kafka.transaction_timeout_ms, kafka.session_timeout_ms
+        );
+        return Err(Fault::of_key("kafka.transaction_timeout_ms", problem));
+    }
     let agent = &settings.agent;
     if agent.executor == ExecutorKind::Exec && agent.exec.is_empty() {
         let problem = "exec, expected a program in [agent.exec] too, such as healing = [\"heal\", \
@@ -360,6 +392,13 @@ fn read_settings(given: &BTreeMap<String, Setting>) -> Result<Settings, Fault> {
         return Err(Fault::of_key("agent.executor", problem));
     }
     Ok(settings)
+}
+
+/// What the names of librdkafka's properties follow on.
+const PROPERTIES: &str = "kafka.properties.";
+
+fn is_property(path: &str) -> bool {
+    path.starts_with(PROPERTIES)
 }
 
 /// Puts a value where its key says.

@@ -89,6 +89,7 @@ fn entry(key: &Key) -> String {
 fn example(key: &Key) -> &'static str {
     match key.form {
         Form::Command => "[\"program\", \"{value}\"] (none by default)",
+        Form::Properties => "{ \"compression.type\" = \"lz4\" } (none by default)",
         _ => ".. (none by default)",
     }
 }

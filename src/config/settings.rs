@@ -16,6 +16,8 @@ use serde::{Deserialize, Serialize};
 pub struct Settings {
     /// `[log]`.
     pub log: LogSettings,
+    /// `[kafka]`.
+    pub kafka: KafkaSettings,
     /// `[time]`.
     pub time: TimeSettings,
     /// `[loop]`.
@@ -82,6 +84,105 @@ pub enum Fsync {
     Group,
     /// When the system likes: for benches.
     Never,
+}
+
+/// `[kafka]`: the brokers, if the log lies there; without any it is embedded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct KafkaSettings {
+    /// `host:port`, several by commas. Default none: the log is embedded. `--brokers`.
+    pub brokers: String,
+    /// The consumer group of the processors, and the first part of their transactional ids.
+    /// Default `homeostat`.
+    pub group: String,
+    /// This processor's name in the group (static membership): of two with one name the newer
+    /// takes over. Default empty: drawn once, kept in the data folder.
+    pub instance: String,
+    /// Partitions that `topics create` gives every topic. Default 8; fixed when the log begins.
+    pub partitions: i32,
+    /// Copies of each that it asks for. Default 0: the brokers' own default.
+    pub replication: i32,
+    /// A processor of which nothing was heard for so long loses its partitions, ms. Default 10,000.
+    pub session_timeout_ms: u64,
+    /// A transaction that its processor left open is aborted after so long, ms: less than the
+    /// session's. Default 8000.
+    pub transaction_timeout_ms: u64,
+    /// How long the brokers may be gone, or a record of the log be held up by somebody's open
+    /// transaction, before the process ends with 2, s. Default 300.
+    pub patience_s: u64,
+    /// Records fetched ahead and not yet folded, per worker, KiB. Default 16,384.
+    pub fetch_ahead_kib: u64,
+    /// How the brokers are reached.
+    pub security: Security,
+    /// Whom to trust, PEM. Default empty: the system's authorities.
+    pub ca_file: String,
+    /// Who this client is, PEM. Default empty.
+    pub certificate_file: String,
+    /// Its private key, PEM. Default empty.
+    pub key_file: String,
+    /// File with the key's password. Default empty.
+    pub key_password_file: String,
+    /// With `sasl_*`: how it says who it is.
+    pub sasl_mechanism: SaslMechanism,
+    /// With `sasl_*`: its name. Default empty.
+    pub sasl_username: String,
+    /// With `sasl_*`: file with its password. Default empty.
+    pub sasl_password_file: String,
+    /// Handed to librdkafka as they stand, consumers and producers alike. Default none.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// How the brokers are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Security {
+    /// Neither TLS nor a name.
+    #[default]
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// A name, in the clear.
+    SaslPlaintext,
+    /// A name, over TLS.
+    SaslSsl,
+}
+
+impl Security {
+    /// The name that librdkafka gives it, and the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Security::Plaintext => "plaintext",
+            Security::Ssl => "ssl",
+            Security::SaslPlaintext => "sasl_plaintext",
+            Security::SaslSsl => "sasl_ssl",
+        }
+    }
+}
+
+/// How a client says who it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SaslMechanism {
+    /// The password itself: over TLS only.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// A proof of it.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// A proof of it.
+    #[default]
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    /// The name that librdkafka gives it, and the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            SaslMechanism::Plain => "PLAIN",
+            SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+            SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
 }
 
 /// `[time]`.
@@ -273,6 +374,31 @@ impl Default for KeepDays {
             cycles: 7,
             directives: 7,
             dead_letters: 30,
+        }
+    }
+}
+
+impl Default for KafkaSettings {
+    fn default() -> Self {
+        KafkaSettings {
+            brokers: String::new(),
+            group: "homeostat".into(),
+            instance: String::new(),
+            partitions: 8,
+            replication: 0,
+            session_timeout_ms: 10_000,
+            transaction_timeout_ms: 8000,
+            patience_s: 300,
+            fetch_ahead_kib: 16_384,
+            security: Security::default(),
+            ca_file: String::new(),
+            certificate_file: String::new(),
+            key_file: String::new(),
+            key_password_file: String::new(),
+            sasl_mechanism: SaslMechanism::default(),
+            sasl_username: String::new(),
+            sasl_password_file: String::new(),
+            properties: BTreeMap::new(),
         }
     }
 }

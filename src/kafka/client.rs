@@ -1,0 +1,131 @@
+//! How every client of the brokers is set up: who is reached, how, and what of librdkafka's own
+//! settings an operator gave.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::{ClientConfig, ClientContext};
+use tracing::{debug, error, info, warn};
+
+use crate::config::settings::{KafkaSettings, Security};
+
+/// The brokers could not do what was asked; says what was attempted, on what, and what helps.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct KafkaError(pub String);
+
+impl KafkaError {
+    /// That `attempt` failed, and why.
+    pub(super) fn of(attempt: impl std::fmt::Display, error: impl std::fmt::Display) -> Self {
+        KafkaError(format!("{attempt}: {error}"))
+    }
+}
+
+/// What clients are made of: settings with their secrets read.
+#[derive(Clone)]
+pub struct Client {
+    base: ClientConfig,
+    pub(super) settings: KafkaSettings,
+    pub(super) prefix: String,
+}
+
+impl Client {
+    /// Reads the secrets' files and checks what librdkafka says of the properties. Reaches nobody.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a property is none of librdkafka's.
+    pub fn new(settings: &KafkaSettings, prefix: &str) -> Result<Self, KafkaError> {
+        let mut base = ClientConfig::new();
+        for (name, value) in &settings.properties {
+            base.set(name, value);
+        }
+        base.set("bootstrap.servers", &settings.brokers);
+        base.set("client.id", "homeostat");
+        base.set("security.protocol", settings.security.name());
+        for (name, file) in [
+            ("ssl.ca.location", &settings.ca_file),
+            ("ssl.certificate.location", &settings.certificate_file),
+            ("ssl.key.location", &settings.key_file),
+        ] {
+            if !file.is_empty() {
+                base.set(name, file);
+            }
+        }
+        if !settings.key_password_file.is_empty() {
+            let secret = secret("kafka.key_password_file", &settings.key_password_file)?;
+            base.set("ssl.key.password", secret);
+        }
+        if matches!(
+            settings.security,
+            Security::SaslPlaintext | Security::SaslSsl
+        ) {
+            base.set("sasl.mechanism", settings.sasl_mechanism.name());
+            base.set("sasl.username", &settings.sasl_username);
+            let secret = secret("kafka.sasl_password_file", &settings.sasl_password_file)?;
+            base.set("sasl.password", secret);
+        }
+        base.create_native_config()
+            .map_err(|error| KafkaError::of("setting up the Kafka client", error))?;
+        Ok(Client {
+            base,
+            settings: settings.clone(),
+            prefix: prefix.to_owned(),
+        })
+    }
+
+    /// Settings of one more client.
+    pub(super) fn config(&self) -> ClientConfig {
+        self.base.clone()
+    }
+
+    /// Whom it reaches.
+    pub fn brokers(&self) -> &str {
+        &self.settings.brokers
+    }
+
+    /// A topic's name on the brokers.
+    pub(super) fn topic_name(&self, topic: crate::stream::Topic) -> String {
+        format!("{}{}", self.prefix, topic.name())
+    }
+
+    /// How long the brokers may be gone.
+    pub(super) fn patience(&self) -> Duration {
+        Duration::from_secs(self.settings.patience_s)
+    }
+}
+
+/// The text in a file, without the line's end.
+fn secret(key: &str, file: &str) -> Result<String, KafkaError> {
+    let text = std::fs::read_to_string(Path::new(file))
+        .map_err(|error| KafkaError(format!("reading {file} ({key}): {error}")))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// Hands librdkafka's words on to the log.
+pub(super) struct Words;
+
+impl ClientContext for Words {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        say(level, facility, message);
+    }
+
+    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
+        warn!("librdkafka: {error}: {reason}");
+    }
+}
+
+/// A line of librdkafka's own log.
+pub(super) fn say(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg
+        | RDKafkaLogLevel::Alert
+        | RDKafkaLogLevel::Critical
+        | RDKafkaLogLevel::Error => error!("librdkafka: {facility}: {message}"),
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+            warn!("librdkafka: {facility}: {message}");
+        }
+        RDKafkaLogLevel::Info => info!("librdkafka: {facility}: {message}"),
+        RDKafkaLogLevel::Debug => debug!("librdkafka: {facility}: {message}"),
+    }
+}

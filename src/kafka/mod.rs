@@ -1,0 +1,9 @@
+//! Apache Kafka behind the log port: brokers are reached through librdkafka, and nothing here has
+//! an opinion on what is moved.
+//!
+//! Every call may block: it belongs on a worker's thread or on one of its own, never on the async
+//! runtime.
+
+mod client;
+
+pub use client::{Client, KafkaError};
