@@ -5,5 +5,11 @@
 //! runtime.
 
 mod client;
+mod group;
+mod log;
+mod names;
+mod producing;
+mod reader;
 
 pub use client::{Client, KafkaError};
+pub use log::KafkaLog;
