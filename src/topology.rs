@@ -13,6 +13,7 @@
 pub mod analyze;
 pub mod ingest;
 pub mod now;
+pub mod places;
 pub mod plan;
 pub mod replay;
 pub mod straight;

@@ -55,7 +55,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("config", &["model"]),
     ("telemetry", &[]),
     ("embedded", &["model", "stream", "runtime", "config"]),
-    ("kafka", &["model", "stream", "runtime", "config"]),
+    ("kafka", &["model", "stream", "wire", "runtime", "config"]),
     ("agent", &["model", "execute", "wire", "config"]),
     (
         "web",
@@ -68,8 +68,6 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "runtime",
             "topology",
             "config",
-            "embedded",
-            "kafka",
         ],
     ),
     (

@@ -33,6 +33,7 @@ use crate::stream::Topic;
 use super::client::{Client, KafkaError};
 use super::group::{Change, Member};
 use super::names::Names;
+use super::position::{committed, write_times};
 use super::producing::Deliveries;
 use super::reader::{Reader, passes};
 
@@ -420,18 +421,8 @@ impl Log for KafkaLog {
     }
 
     fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError> {
-        let mut list = TopicPartitionList::with_capacity(1);
-        list.add_partition(self.names.of(inbox.topic), inbox.partition);
         let attempt = format!("reading the committed offset of {}", self.wanted(inbox));
-        let answer = self.consumer.committed_offsets(list, ASK);
-        let answer = answer.and_then(|list| {
-            let entry = list.elements().into_iter().next();
-            let entry = entry.ok_or(Native::NoMessageReceived)?;
-            entry.error()?;
-            let times = read_times(entry.metadata());
-            Ok((entry.offset(), times))
-        });
-        match answer {
+        match committed(&self.consumer, &self.client, &self.names, &[inbox], ASK) {
             Err(error) if passes(&error) => {
                 let since = *self.undecided.entry(inbox).or_insert_with(Instant::now);
                 match since.elapsed() < self.client.patience() {
@@ -443,21 +434,9 @@ impl Log for KafkaLog {
                 }
             }
             Err(error) => Err(failed(attempt, error)),
-            Ok((offset, times)) => {
+            Ok(positions) => {
                 self.undecided.remove(&inbox);
-                match (offset, times) {
-                    (Offset::Invalid, _) => Ok(None),
-                    (Offset::Offset(next), Some((time, hears_since))) => Ok(Some(Position {
-                        next,
-                        time,
-                        hears_since,
-                    })),
-                    (offset, _) => Err(LogError::Failed(format!(
-                        "{attempt}: {offset:?} without the times that the loop commits with it; \
-                         who set it? Only the loop may commit for group {}",
-                        self.client.settings.group
-                    ))),
-                }
+                Ok(positions?[0])
             }
         }
     }
@@ -509,16 +488,6 @@ impl Drop for KafkaLog {
     fn drop(&mut self) {
         self.consumer.context().close();
     }
-}
-
-/// Two times as an offset's metadata.
-fn write_times(position: &Position) -> String {
-    format!("{},{}", position.time.0, position.hears_since.0)
-}
-
-fn read_times(metadata: &str) -> Option<(Time, Time)> {
-    let (time, hears_since) = metadata.split_once(',')?;
-    Some((Time(time.parse().ok()?), Time(hears_since.parse().ok()?)))
 }
 
 /// A record as the runtime has it.
@@ -647,26 +616,3 @@ const SLICE: Duration = Duration::from_millis(100);
 
 /// How long the producer's answers are waited for at a time.
 const SERVE: Duration = Duration::from_millis(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_times_of_a_position_come_back_and_nothing_else_does() {
-        let position = Position {
-            next: 7,
-            time: Time(-5),
-            hears_since: Time(i64::MAX),
-        };
-        let metadata = write_times(&position);
-        assert_eq!(metadata, "-5,9223372036854775807");
-        assert_eq!(
-            read_times(&metadata),
-            Some((position.time, position.hears_since))
-        );
-        for other in ["", "1", "1,", ",1", "1,2,3", "x,1"] {
-            assert_eq!(read_times(other), None, "{other}");
-        }
-    }
-}

@@ -6,10 +6,17 @@
 
 mod client;
 mod group;
+mod handle;
+mod intake;
 mod log;
 mod names;
+mod position;
 mod producing;
 mod reader;
+mod source;
 
 pub use client::{Client, KafkaError};
+pub use handle::KafkaHandle;
+pub use intake::KafkaIntake;
 pub use log::KafkaLog;
+pub use source::KafkaSource;

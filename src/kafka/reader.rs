@@ -7,12 +7,14 @@ use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::runtime::{Chunk, TopicPartition};
+use crate::model::Time;
+use crate::runtime::{Chunk, LogError, Position, TopicPartition};
 use crate::stream::Topic;
 
 use super::client::{Client, KafkaError, Words};
 use super::log::record_of;
 use super::names::Names;
+use super::position::committed;
 
 /// Reads partitions, one at a time.
 pub(super) struct Reader {
@@ -37,6 +39,8 @@ impl Reader {
                 .set("enable.auto.offset.store", "false")
                 .set("enable.partition.eof", "true")
                 .set("auto.offset.reset", "error")
+                // So long the end of a partition is waited for, behind which nothing is.
+                .set("fetch.wait.max.ms", "20")
                 .set("check.crcs", "true");
             let ahead = client.settings.fetch_ahead_kib;
             config.set("queued.max.messages.kbytes", ahead.to_string());
@@ -94,6 +98,71 @@ impl Reader {
     /// One past the last record, open transactions included.
     pub fn high_watermark(&self, of: TopicPartition) -> Result<i64, KafkaError> {
         Ok(self.watermarks(&self.uncommitted, of)?.1)
+    }
+
+    /// [`Reader::stable_end`] of several partitions, asked at once.
+    pub fn stable_ends(&self, of: &[TopicPartition]) -> Result<Vec<i64>, KafkaError> {
+        self.offsets(&self.committed, of, Offset::End)
+    }
+
+    /// [`Reader::high_watermark`] of several partitions, asked at once.
+    pub fn high_watermarks(&self, of: &[TopicPartition]) -> Result<Vec<i64>, KafkaError> {
+        self.offsets(&self.uncommitted, of, Offset::End)
+    }
+
+    /// The first record that may be seen at or after a time; `None` when there is none.
+    pub fn offset_at(&self, of: TopicPartition, time: Time) -> Result<Option<i64>, KafkaError> {
+        // Below 0 are Kafka's words for the ends.
+        let time = Offset::Offset(time.0.max(0));
+        let found = self.offsets(&self.committed, &[of], time)?[0];
+        Ok((found >= 0).then_some(found))
+    }
+
+    /// The committed positions of inboxes, as the group has them.
+    pub fn positions(&self, inboxes: &[TopicPartition]) -> Result<Vec<Option<Position>>, LogError> {
+        let ask = || committed(&self.committed, &self.client, &self.names, inboxes, ASK);
+        let failed = |error| {
+            let group = &self.client.settings.group;
+            LogError::Failed(format!(
+                "reading the committed offsets of group {group}: {error}"
+            ))
+        };
+        self.ask(ask).map_err(failed)?
+    }
+
+    /// What librdkafka calls the offsets of times; the ends have such words too.
+    fn offsets(
+        &self,
+        consumer: &BaseConsumer<Words>,
+        of: &[TopicPartition],
+        time: Offset,
+    ) -> Result<Vec<i64>, KafkaError> {
+        if of.is_empty() {
+            return Ok(Vec::new());
+        }
+        let asked = || {
+            let mut list = TopicPartitionList::with_capacity(of.len());
+            for of in of {
+                list.add_partition_offset(self.names.of(of.topic), of.partition, time)?;
+            }
+            let list = consumer.offsets_for_times(list, ASK)?;
+            let answer = |of: &TopicPartition| {
+                let entry = list.find_partition(self.names.of(of.topic), of.partition);
+                let entry = entry.ok_or(Native::NoMessageReceived)?;
+                entry.error()?;
+                Ok(entry.offset().to_raw().unwrap_or(-1))
+            };
+            of.iter().map(answer).collect()
+        };
+        self.ask(asked).map_err(|error| {
+            let names: Vec<String> = of.iter().map(|of| of.to_string()).collect();
+            let what = format!(
+                "asking {} where {} are",
+                self.client.brokers(),
+                names.join(", ")
+            );
+            KafkaError::of(what, error)
+        })
     }
 
     fn watermarks(

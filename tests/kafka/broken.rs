@@ -16,7 +16,8 @@ fn a_commit_that_nobody_answers() {
     // Kafka's clients go where the broker says that it is: at the proxy.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let Some(broker) = broker::own(&[&format!("advertised.listeners=PLAINTEXT://{address}")]) else {
+    let Some(broker) = broker::own(&[&format!("advertised.listeners=PLAINTEXT://{address}")])
+    else {
         return;
     };
     let proxy = Proxy::start(listener, broker.address().to_owned());

@@ -69,7 +69,10 @@ impl Cluster {
                 .timestamp(sample.time)
                 .key(&sample.node)
                 .payload(&sample.line);
-            self.producer.send(record).map_err(|(error, _)| error).unwrap();
+            self.producer
+                .send(record)
+                .map_err(|(error, _)| error)
+                .unwrap();
         }
         self.producer.flush(Duration::from_secs(120)).unwrap();
     }
@@ -96,7 +99,10 @@ impl Cluster {
             .timestamp(time)
             .key(key)
             .payload(value);
-        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .unwrap();
         self.producer.flush(Duration::from_secs(60)).unwrap();
     }
 
@@ -132,7 +138,8 @@ impl Cluster {
 
     /// Everything that is committed.
     pub fn recorded(&self) -> Recorded {
-        let partitions = |topic| (0..PARTITIONS).map(move |partition| TopicPartition { topic, partition });
+        let partitions =
+            |topic| (0..PARTITIONS).map(move |partition| TopicPartition { topic, partition });
         Topic::ALL
             .into_iter()
             .flat_map(partitions)
@@ -163,10 +170,13 @@ impl Cluster {
                 return false;
             };
             let committed = committed.elements();
-            let reached = committed.iter().zip(ends).all(|(entry, end)| match entry.offset() {
-                Offset::Offset(offset) => offset >= end,
-                _ => end == 0,
-            });
+            let reached = committed
+                .iter()
+                .zip(ends)
+                .all(|(entry, end)| match entry.offset() {
+                    Offset::Offset(offset) => offset >= end,
+                    _ => end == 0,
+                });
             if !reached {
                 std::thread::park_timeout(Duration::from_millis(300));
             }
@@ -182,13 +192,23 @@ impl Cluster {
             let of = recorded.iter().filter(move |(of, _)| of.topic == topic);
             of.flat_map(|(_, records)| records)
         };
-        let heard: Sent = all(Topic::Metrics).filter_map(|record| name_of(&record.value)).collect();
+        let heard: Sent = all(Topic::Metrics)
+            .filter_map(|record| name_of(&record.value))
+            .collect();
         assert!(sent.is_subset(&heard), "every sample sent is in the inbox");
-        assert_eq!(all(Topic::DeadLetters).count(), 0, "nothing is a dead letter");
+        assert_eq!(
+            all(Topic::DeadLetters).count(),
+            0,
+            "nothing is a dead letter"
+        );
 
         let report = replay(&recorded, &self.prefix, TimeSource::Sample);
         assert_eq!(report.differences, 0, "{:#?}", report.first_difference);
-        assert!(report.decisions > 50, "{} decisions tell little", report.decisions);
+        assert!(
+            report.decisions > 50,
+            "{} decisions tell little",
+            report.decisions
+        );
         let mut ids = BTreeSet::new();
         let mut issued = BTreeSet::new();
         for partition in 0..PARTITIONS {
@@ -258,7 +278,10 @@ pub type Sent = BTreeSet<(String, i64)>;
 
 fn name_of(value: &[u8]) -> Option<(String, i64)> {
     let value: Value = serde_json::from_slice(value).ok()?;
-    Some((value["node_id"].as_str()?.to_owned(), value["seq"].as_i64()?))
+    Some((
+        value["node_id"].as_str()?.to_owned(),
+        value["seq"].as_i64()?,
+    ))
 }
 
 /// A reading of a node.

@@ -161,6 +161,8 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 
 fn signal(processor: &Processor, name: &str) {
     let pid = processor.pid().to_string();
-    let status = Command::new("kill").args([&format!("-{name}"), &pid]).status();
+    let status = Command::new("kill")
+        .args([&format!("-{name}"), &pid])
+        .status();
     assert!(status.unwrap().success());
 }

@@ -1,8 +1,8 @@
 //! The real program on a real broker, under what happens to both.
 
+mod broken;
 #[path = "../broker/mod.rs"]
 mod broker;
-mod broken;
 mod cluster;
 mod crashes;
 #[path = "../processes/process.rs"]

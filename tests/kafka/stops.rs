@@ -46,9 +46,12 @@ fn an_inbox_that_was_truncated() {
     let mut cut = TopicPartitionList::new();
     for partition in 0..3 {
         let name = cluster.name(Topic::Metrics);
-        cut.add_partition_offset(&name, partition, Offset::End).unwrap();
+        cut.add_partition_offset(&name, partition, Offset::End)
+            .unwrap();
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let done = runtime.block_on(admin.delete_records(&cut, &AdminOptions::new()));
     done.unwrap();
     stops_saying(&home, &["it needs metrics/", "the log starts at"]);
@@ -62,7 +65,9 @@ fn positions_that_expired() {
     let (cluster, home) = at_rest(broker.address(), "expired");
     let admin: AdminClient<DefaultClientContext> = config(broker.address()).create().unwrap();
     let group = format!("{}group", cluster.prefix);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     crate::process::until(Duration::from_secs(60), "the group is forgotten", || {
         let done = runtime.block_on(admin.delete_groups(&[&group], &AdminOptions::new()));
         done.is_ok_and(|results| results.iter().all(Result::is_ok))
@@ -96,7 +101,10 @@ fn an_event_of_a_newer_version() {
     // Another fingerprint: an event of a schema that this program does not have.
     unknown[2] ^= 0xFF;
     cluster.put(of, b"mesh-0", &unknown, 1_767_225_600_000);
-    stops_saying(&home, &["opening plan: record", "written by a newer version?"]);
+    stops_saying(
+        &home,
+        &["opening plan: record", "written by a newer version?"],
+    );
 }
 
 #[test]
@@ -108,7 +116,9 @@ fn partitions_that_were_added() {
     let admin: AdminClient<DefaultClientContext> = config(broker.address()).create().unwrap();
     let name = cluster.name(Topic::Metrics);
     let more = [rdkafka::admin::NewPartitions::new(&name, 5)];
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     let done = runtime.block_on(admin.create_partitions(&more, &AdminOptions::new()));
     assert!(done.unwrap().iter().all(Result::is_ok));
     stops_saying(&home, &["5 partitions", "3"]);
