@@ -26,13 +26,14 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::config::settings::{LoopSettings, Settings, Source};
+use crate::config::settings::{LoopSettings, Settings};
 use crate::model::Span;
-use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, TimeSource, Worker};
+use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, Worker};
 use crate::telemetry::Telemetry;
 use crate::topology;
 use crate::web::{Phase, Pulse};
 
+use super::opening::source_of;
 use super::{Global, say};
 
 /// The processor: all stages, the door, and an agent for this host.
@@ -125,13 +126,6 @@ fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
         config = config.with_flag("--no-agent", "agent.enabled", "false")?;
     }
     Ok(config)
-}
-
-fn source_of(settings: &Settings) -> TimeSource {
-    match settings.time.source {
-        Source::Log => TimeSource::Log,
-        Source::Sample => TimeSource::Sample,
-    }
 }
 
 /// Waits for a signal to end, or for the worker's end.
