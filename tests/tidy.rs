@@ -55,7 +55,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("config", &["model"]),
     ("telemetry", &[]),
     ("embedded", &["model", "stream", "runtime", "config"]),
-    ("kafka", &["model", "stream", "runtime", "config"]),
+    ("kafka", &["model", "stream", "wire", "runtime", "config"]),
     ("agent", &["model", "execute", "wire", "config"]),
     (
         "web",

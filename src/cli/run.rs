@@ -25,14 +25,15 @@ use tracing::{info, warn};
 
 use crate::agent::client::Server;
 use crate::config::Config;
-use crate::config::settings::{LoopSettings, Settings, Source};
+use crate::config::settings::{LoopSettings, Settings};
 use crate::embedded::{Embedded, Incoming, Note, TITLE};
-use crate::model::{LogOpened, MeshId, PlanRecord, PolicyChange, Span, Time};
+use crate::model::{MeshId, PlanRecord, PolicyChange, Span, Time};
 use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, TimeSource, Title, Worker};
 use crate::stream::Topic;
 use crate::web::{Door, Phase, Pulse};
 use crate::{agent, topology, web, wire};
 
+use super::opening::{self, source_of};
 use super::{Global, say};
 
 /// The processor: all stages, the door, and an agent for this host.
@@ -144,13 +145,6 @@ fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn source_of(settings: &Settings) -> TimeSource {
-    match settings.time.source {
-        Source::Log => TimeSource::Log,
-        Source::Sample => TimeSource::Sample,
-    }
-}
-
 /// Opens the log with an id when it is empty: record and title in one write, so that there is one
 /// id or none. Answers the id.
 fn ensure_begun(log: &Embedded, settings: &Settings) -> anyhow::Result<String> {
@@ -158,20 +152,13 @@ fn ensure_begun(log: &Embedded, settings: &Settings) -> anyhow::Result<String> {
         return Ok(title.log_id);
     }
     let title = Title {
-        log_id: draw_id()?,
+        log_id: opening::draw_id()?,
         prefix: settings.log.prefix.clone(),
         time_source: source_of(settings),
         partitions: 1,
     };
-    let opened = PlanRecord::LogOpened(LogOpened {
-        log_id: title.log_id.clone(),
-        audit_name: format!("{}.localhost/homeostat", &title.log_id),
-        partitions: title.partitions,
-        time_source: match title.time_source {
-            TimeSource::Log => "log".to_owned(),
-            TimeSource::Sample => "sample".to_owned(),
-        },
-    });
+    let opened = opening::opened(&title.log_id, title.partitions, title.time_source);
+    let opened = PlanRecord::LogOpened(opened);
     let noted = Embedded::title_note(&title);
     let note = Note {
         name: TITLE,
@@ -180,16 +167,6 @@ fn ensure_begun(log: &Embedded, settings: &Settings) -> anyhow::Result<String> {
     log.append_noting(Topic::PlanInbox, vec![said(&opened)], &[note])
         .context("opening the log")?;
     Ok(title.log_id)
-}
-
-/// 128 bits that nobody else draws.
-fn draw_id() -> anyhow::Result<String> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("drawing the log's id from /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Proposes the configured policy if it is not what was last proposed here: what counts is the

@@ -8,8 +8,11 @@ mod client;
 mod group;
 mod log;
 mod names;
+mod opening;
 mod producing;
 mod reader;
+pub mod topics;
 
 pub use client::{Client, KafkaError};
 pub use log::KafkaLog;
+pub use opening::{ensure_open, openings, title};
