@@ -41,6 +41,7 @@
 //! - Nothing a client sends stops the door or the loop: `tests/door.rs`.
 //! - A log that grows, was trimmed or is held by another process reads the same:
 //!   `tests/reading.rs`.
+//! - A log on Kafka is opened once, under one id, whoever opens it: `tests/kafka_topics.rs`.
 //! - The rooms know only whom they may know, and the pure ones touch nothing: `tests/tidy.rs`.
 //!
 //! # The rooms
