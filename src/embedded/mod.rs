@@ -23,7 +23,6 @@
 //!    never answered. Damage further up is an error that stops the start, and so is a missing log.
 
 mod batch;
-mod holder;
 mod keeper;
 mod log;
 mod open;
@@ -43,13 +42,11 @@ use tokio::sync::watch;
 
 use crate::config::settings::{Fsync, LogSettings};
 use crate::model::Time;
+use crate::rows::folder::{self, FolderError, Lock};
 use crate::runtime::{Log, Position, Source, Store, Stores, TimeSource, Title, TopicPartition};
 use crate::stream::Topic;
 
 use batch::{Batch, Draft, Entry};
-use holder::Lock;
-
-pub use holder::Holder;
 
 /// The log and rows in a folder. Cloning it clones the handle; the last one to go closes the
 /// folder: rows are written to files, everything is synced, the hold is let go.
@@ -106,14 +103,9 @@ pub enum EmbeddedError {
         /// What must be, MiB.
         min_mib: u64,
     },
-    /// Another process holds the folder.
-    #[error("opening {dir}: held by {holder}; stop that one, or name another folder with --data")]
-    Held {
-        /// The folder.
-        dir: String,
-        /// Who.
-        holder: Holder,
-    },
+    /// Another process holds the folder, or it cannot be held.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -220,7 +212,7 @@ impl Embedded {
     /// # Errors
     /// The folder cannot be written.
     pub fn announce(&self, listen: &str) -> Result<(), EmbeddedError> {
-        holder::announce(&self.0.inner.dir, listen)
+        Ok(folder::announce(&self.0.inner.dir, listen)?)
     }
 
     /// The log and the stores of a worker that consumes these inboxes. A newer worker fences an
