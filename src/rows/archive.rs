@@ -178,8 +178,8 @@ impl Archive {
             partition,
         };
         let listed = self.manifests(&name)?;
-        let kept = listed.iter().rev().take(self.0.settings.keep);
-        Ok(kept.last().map(|oldest| oldest.next))
+        let mut kept = listed.iter().rev().take(self.0.settings.keep);
+        Ok(kept.next_back().map(|oldest| oldest.next))
     }
 
     /// How long a task's rows are at work between two snapshots.
