@@ -18,6 +18,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// `[kafka]`.
     pub kafka: KafkaSettings,
+    /// `[snapshots]`.
+    pub snapshots: SnapshotSettings,
     /// `[time]`.
     pub time: TimeSettings,
     /// `[loop]`.
@@ -183,6 +185,21 @@ impl SaslMechanism {
             SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
         }
     }
+}
+
+/// `[snapshots]`: of the rows, where the log lies on Kafka.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotSettings {
+    /// `file:///path` or `s3://bucket/prefix`. Default empty: none are made.
+    pub url: String,
+    /// Between two of one task, min. Default 15.
+    pub every_minutes: u64,
+    /// Newest ones of each task that are kept. Default 3.
+    pub keep: usize,
+    /// How long what is no longer needed stays, min: twice as long as sending one may take.
+    /// Default 60.
+    pub grace_minutes: u64,
 }
 
 /// `[time]`.
@@ -399,6 +416,17 @@ impl Default for KafkaSettings {
             sasl_username: String::new(),
             sasl_password_file: String::new(),
             properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> Self {
+        SnapshotSettings {
+            url: String::new(),
+            every_minutes: 15,
+            keep: 3,
+            grace_minutes: 60,
         }
     }
 }
