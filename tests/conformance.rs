@@ -262,75 +262,75 @@ mod kafka {
             let record = BaseRecord::to(&name).partition(to.partition);
             self.producer.send(record.key("k").payload(value)).unwrap();
             self.producer.flush(Duration::from_secs(30)).unwrap();
-    }
-}
-
-impl stores::Harness for InMemory {
-    fn fresh(&mut self) {
-        *self = InMemory::new();
-    }
-
-    fn connect(&mut self) -> Rc<dyn Stores> {
-        self.0.connect("w").1
-    }
-
-    fn restart(&mut self) {}
-}
-
-#[test]
-fn the_simulated_stores_conform() {
-    stores::conform(&mut InMemory::new());
-}
-
-/// Folders of tasks, on Kafka.
-#[cfg(feature = "io")]
-mod rows {
-    use std::path::PathBuf;
-
-    use homeostat::config::settings::LogSettings;
-    use homeostat::rows::Stages;
-
-    use super::*;
-
-    struct Folders {
-        dir: PathBuf,
-        stages: Option<Stages>,
-    }
-
-    impl Drop for Folders {
-        fn drop(&mut self) {
-            stores::Harness::fresh(self);
         }
     }
 
-    impl stores::Harness for Folders {
+    impl stores::Harness for InMemory {
         fn fresh(&mut self) {
-            self.stages = None;
-            let _ = std::fs::remove_dir_all(&self.dir);
+            *self = InMemory::new();
         }
 
         fn connect(&mut self) -> Rc<dyn Stores> {
-            let settings = LogSettings {
-                dir: self.dir.clone(),
-                ..LogSettings::default()
-            };
-            let open = || Stages::open(&settings, &[], None).unwrap();
-            Rc::new(self.stages.get_or_insert_with(open).clone())
+            self.0.connect("w").1
         }
 
-        fn restart(&mut self) {
-            self.stages = None;
-        }
+        fn restart(&mut self) {}
     }
 
     #[test]
-    fn kafka_conforms() {
-        let Some(broker) = broker::shared() else {
-            return;
-        };
-        conforms(&mut OnBrokers::new(broker.address()));
+    fn the_simulated_stores_conform() {
+        stores::conform(&mut InMemory::new());
     }
-}
+
+    /// Folders of tasks, on Kafka.
+    #[cfg(feature = "io")]
+    mod rows {
+        use std::path::PathBuf;
+
+        use homeostat::config::settings::LogSettings;
+        use homeostat::rows::Stages;
+
+        use super::*;
+
+        struct Folders {
+            dir: PathBuf,
+            stages: Option<Stages>,
+        }
+
+        impl Drop for Folders {
+            fn drop(&mut self) {
+                stores::Harness::fresh(self);
+            }
+        }
+
+        impl stores::Harness for Folders {
+            fn fresh(&mut self) {
+                self.stages = None;
+                let _ = std::fs::remove_dir_all(&self.dir);
+            }
+
+            fn connect(&mut self) -> Rc<dyn Stores> {
+                let settings = LogSettings {
+                    dir: self.dir.clone(),
+                    ..LogSettings::default()
+                };
+                let open = || Stages::open(&settings, &[], None).unwrap();
+                Rc::new(self.stages.get_or_insert_with(open).clone())
+            }
+
+            fn restart(&mut self) {
+                self.stages = None;
+            }
+        }
+
+        #[test]
+        fn kafka_conforms() {
+            let Some(broker) = broker::shared() else {
+                return;
+            };
+            conforms(&mut OnBrokers::new(broker.address()));
+        }
+    }
 
     fn the_folders_of_tasks_conform() {
         let name = format!("homeostat-conformance-tasks-{}", std::process::id());

@@ -654,6 +654,14 @@ const ROWS: &[Row] = &[
         "readers wait longer behind a dead processor's",
     ),
     (
+        "kafka.flush_gap_ms",
+        "ms",
+        whole(0, 10_000),
+        "shortest gap between commits that something urgent brings on; never less than twice the \
+         last commit took",
+        "later orders, fewer transactions",
+    ),
+    (
         "kafka.patience_s",
         "s",
         whole(1, 86_400),

@@ -109,6 +109,9 @@ pub struct KafkaSettings {
     /// A transaction that its processor left open is aborted after so long, ms: less than the
     /// session's. Default 8000.
     pub transaction_timeout_ms: u64,
+    /// Shortest gap between commits that something urgent brings on, ms; never less than twice the
+    /// last commit took. Default 5.
+    pub flush_gap_ms: i64,
     /// How long the brokers may be gone, or a record of the log be held up by somebody's open
     /// transaction, before the process ends with 2, s. Default 300.
     pub patience_s: u64,
@@ -405,6 +408,7 @@ impl Default for KafkaSettings {
             replication: 0,
             session_timeout_ms: 10_000,
             transaction_timeout_ms: 8000,
+            flush_gap_ms: 5,
             patience_s: 300,
             fetch_ahead_kib: 16_384,
             security: Security::default(),

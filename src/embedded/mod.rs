@@ -47,8 +47,8 @@ use crate::rows::folder::{self, FolderError, Lock};
 use crate::runtime::{Log, Position, Source, Store, Stores, TimeSource, Title, TopicPartition};
 use crate::stream::Topic;
 
-use batch::{Batch, Draft, Entry};
 pub use crate::runtime::Incoming;
+use batch::{Batch, Draft, Entry};
 
 /// The log and rows in a folder. Cloning it clones the handle; the last one to go closes the
 /// folder: rows are written to files, everything is synced, the hold is let go.
