@@ -10,6 +10,7 @@ pub mod commit;
     reason = "the rim: an export lies in files"
 )]
 pub mod export;
+mod formats;
 pub mod frame;
 mod log;
 mod memory;
@@ -22,6 +23,7 @@ mod task;
 mod worker;
 
 pub use commit::{Mark, Stop, mark_of};
+pub use formats::{Entering, Formats, OwnFormats, When};
 pub use log::{
     Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };
