@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which rooms a room may import.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("stream", &["model"]),
     ("monitor", &["model", "stream"]),
@@ -56,6 +56,10 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("telemetry", &[]),
     ("embedded", &["model", "stream", "runtime", "config"]),
     ("kafka", &["model", "stream", "runtime", "config"]),
+    (
+        "registry",
+        &["model", "stream", "wire", "runtime", "config"],
+    ),
     ("agent", &["model", "execute", "wire", "config"]),
     (
         "web",
@@ -90,6 +94,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "telemetry",
             "embedded",
             "kafka",
+            "registry",
             "agent",
             "web",
         ],
