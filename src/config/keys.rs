@@ -766,7 +766,8 @@ const ROWS: &[Row] = &[
         "formats.cloudevents",
         "",
         Form::OneOf(&["none", "decisions", "all"]),
-        "what bears a trace parent and CloudEvents attributes: nothing, events and directives, or cycles too",
+        "what bears a trace parent and CloudEvents attributes: nothing, events and directives, or \
+         cycles too",
         "",
     ),
     (
@@ -794,7 +795,8 @@ const ROWS: &[Row] = &[
         "formats.registry_patience_s",
         "s",
         whole(0, 3600),
-        "a record whose schema cannot be had holds its partition up for so long, then it is a dead letter",
+        "a record whose schema cannot be had holds its partition up for so long, then it is a dead \
+         letter",
         "a registry that is gone stops a partition for longer",
     ),
     (
@@ -857,7 +859,8 @@ const ROWS: &[Row] = &[
         "formats.telegraf.cpu_percent",
         "",
         Form::Text(Text::WordOrNone),
-        "where `cpu_percent` stands: `measurement[tag=value].field * FACTOR + OFFSET`, the brackets, factor and offset if needed; empty: nowhere",
+        "where `cpu_percent` stands: `measurement[tag=value].field * FACTOR + OFFSET`, the \
+         brackets, factor and offset if needed; empty: nowhere",
         "",
     ),
     (

@@ -36,8 +36,8 @@ impl Foreign {
     /// Reads what is kept in the data folder and registers the schemas of what leaves as Confluent
     /// frames, if their ids are not kept. Waits for the registry then, for one answer each.
     ///
-    /// `now` is since when a mapping of Telegraf's counts that is not the one kept: records appended
-    /// before are read by the one before, whenever they are read.
+    /// `now` is since when a mapping of Telegraf's counts that is not the one kept: records
+    /// appended before are read by the one before, whenever they are read.
     ///
     /// # Errors
     /// The mapping is none, what is kept is of another registry or cannot be read, or the registry

@@ -1,6 +1,6 @@
 //! What was had of a registry, in a file of the data folder, a JSON object a line: a cache of what
-//! never changes, but for the two lines that the registry cannot tell again: the form of frames that
-//! leave, and since when which mapping of Telegraf's counts.
+//! never changes; and, what no registry can tell again, since when which mapping of Telegraf's
+//! counts.
 //!
 //! Lines are only appended, each synced before it is used. A line that a crash cut short, or that
 //! does not hold what its hash says, counts as not there.

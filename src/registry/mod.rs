@@ -3,8 +3,8 @@
 //!
 //! What bytes mean is [`wire`](crate::wire)'s to say; this room gets hold of what that needs. A
 //! thread of its own asks the registry; the worker's never waits for it. A schema once had is kept
-//! in a file of the data folder and never asked for again: a registry gives an id one text for ever.
-//! So a restart needs no registry for what it knew.
+//! in a file of the data folder and never asked for again: a registry gives an id one text for
+//! ever. So a restart needs no registry for what it knew.
 //!
 //! # What holds
 //! - The same records leave in the same form, and enter as the same ones, whether the registry is

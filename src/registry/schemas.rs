@@ -1,8 +1,8 @@
 //! The schemas by id, and the thread that asks for those that are not there.
 //!
 //! The worker looks an id up and never waits; the first look at an unknown one asks for it. A task
-//! per id asks again and again, slower and slower, as long as the id is wanted. When to give a record
-//! up is the worker's question, at the time at which it asks: [`Schemas::look`].
+//! per id asks again and again, slower and slower, as long as the id is wanted. When to give a
+//! record up is the worker's question, at the time at which it asks: [`Schemas::look`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};

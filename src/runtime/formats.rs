@@ -7,10 +7,10 @@
 //! in bounded reads alike, and [`Formats::leaving`] for every record it writes.
 //!
 //! One thing is no function of the record: whether a schema could be had in time. What was given up
-//! is decided once, aloud, and the decision is a record: the dead letter, in the same transaction as
-//! the position behind it. Whoever folds that stretch again (a restart, a moved partition, `replay`)
-//! reads the dead letters first and gives up exactly the same records; every other frame of the
-//! stretch was translated once and must be again, or the process stops.
+//! is decided once, aloud, and the decision is a record: the dead letter, in the same transaction
+//! as the position behind it. Whoever folds that stretch again (a restart, a moved partition,
+//! `replay`) reads the dead letters first and gives up exactly the same records; every other frame
+//! of the stretch was translated once and must be again, or the process stops.
 
 use crate::model::Time;
 

@@ -8,8 +8,8 @@
 //!
 //! 1. A field of `MetricSample` that the writer has is taken, an `int` where a `long` is expected,
 //!    any number where a `double` is; one that it has not takes its default. Mesh, node and time
-//!    must be there; a missing `seq` is the time in ms, as at the door. A time that counts micro- or
-//!    nanoseconds, and says so by its logical type, is brought to ms.
+//!    must be there; a missing `seq` is the time in ms, as at the door. A time that counts micro-
+//!    or nanoseconds, and says so by its logical type, is brought to ms.
 //! 2. What else the writer has is passed over, but read: the bytes must be those of its schema, all
 //!    of them.
 //!

@@ -268,8 +268,8 @@ pub struct Letter {
 
 impl Letter {
     /// Under Kafka Connect's names too, and cut to what every broker takes: of the value at most
-    /// `value_max` bytes. What is cut has its length and, of the value, the SHA-256 of all its bytes
-    /// in headers.
+    /// `value_max` bytes. What is cut has its length and, of the value, the SHA-256 of all its
+    /// bytes in headers.
     #[must_use]
     pub fn addressed(mut self, prefix: &str, value_max: usize) -> Letter {
         let given = self.headers.len().saturating_sub(OURS.len());

@@ -366,7 +366,9 @@ mod tests {
         let got = mapping.read(message.as_bytes());
         match (expected, got) {
             (Ok(expected), Ok(got)) => {
-                assert_eq!(got.as_ref().map(|m| m.json.as_str()), expected, "{message}");
+                let expected = expected.map(|lines| lines.lines().map(str::trim).collect());
+                let expected: Option<String> = expected;
+                assert_eq!(got.map(|mapped| mapped.json), expected, "{message}");
             }
             (Err(expected), Err(got)) => assert!(got.contains(expected), "{got}"),
             (expected, got) => panic!("{message}: expected {expected:?}, got {got:?}"),
@@ -375,7 +377,8 @@ mod tests {
 
     fn point(name: &str, tags: &str, fields: &str) -> String {
         format!(
-            r#"{{"fields":{{{fields}}},"name":"{name}","tags":{{"host":"n-1"{tags}}},"timestamp":1458229140}}"#
+            r#"{{"fields":{{{fields}}},"name":"{name}","tags":{{"host":"n-1"{tags}}},
+                "timestamp":1458229140}}"#
         )
     }
 
@@ -400,7 +403,8 @@ mod tests {
                 r#""average_response_s":0.5,"percent_packet_loss":0"#,
             ),
             Ok(Some(
-                r#"{"mesh_id":"site","node_id":"n-1","time":1458229140000,"latency_ms":500.0,"packet_loss":0.0}"#,
+                r#"{"mesh_id":"site","node_id":"n-1","time":1458229140000,
+                "latency_ms":500.0,"packet_loss":0.0}"#,
             )),
         );
     }
@@ -427,7 +431,8 @@ mod tests {
             &words(),
             &format!(r#"{{"metrics":[{cpu},{mem},{swap}]}}"#),
             Ok(Some(
-                r#"{"mesh_id":"site","node_id":"n-1","time":1458229141000,"cpu_percent":100.0,"memory_percent":50.25}"#,
+                r#"{"mesh_id":"site","node_id":"n-1","time":1458229141000,
+                "cpu_percent":100.0,"memory_percent":50.25}"#,
             )),
         );
         let other = mem.replace("n-1", "n-2");
@@ -495,7 +500,8 @@ mod tests {
                 &words(),
                 &point("cpu", r#","cpu":"cpu-total""#, &fields),
                 Ok(Some(&format!(
-                    r#"{{"mesh_id":"site","node_id":"n-1","time":1458229140000,"cpu_percent":{cpu}}}"#
+                    r#"{{"mesh_id":"site","node_id":"n-1","time":1458229140000,
+                "cpu_percent":{cpu}}}"#
                 ))),
             );
         }
