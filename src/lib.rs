@@ -100,8 +100,7 @@ pub mod plan;
 #[expect(
     clippy::disallowed_methods,
     clippy::disallowed_types,
-    reason = "a vendor: it owns a connection, a thread, a file and a lock, and reads clocks for its \
-              deadlines"
+    reason = "a vendor: it owns a connection, a thread, a file, a lock, and reads clocks"
 )]
 pub mod registry;
 pub mod runtime;
