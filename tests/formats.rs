@@ -910,7 +910,9 @@ fn what_is_known_needs_no_registry_after_a_restart() {
     // A torn line and a damaged one count as not there, and what comes after stands.
     let file = folder.join("formats.jsonl");
     let text = std::fs::read_to_string(&file).unwrap();
-    let spoilt = text.replace("MetricSample", "MetricSimple");
+    let spoilt = text.replace("latency_ms", "@@");
+    let spoilt = spoilt.replace("packet_loss", "latency_ms");
+    let spoilt = spoilt.replace("@@", "packet_loss");
     assert_ne!(spoilt, text);
     std::fs::write(&file, &spoilt[..spoilt.len() - 20]).unwrap();
     registry.is(Mood::Well);
