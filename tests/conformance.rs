@@ -1,6 +1,9 @@
 //! What every back end of the `Log` port must do. The suite is generic over a [`Harness`]; a back
 //! end conforms when `conforms` returns.
 
+#[cfg(feature = "io")]
+mod broker;
+
 use homeostat::model::{Span, Time};
 use homeostat::runtime::simulated::{Settings, Simulated};
 use homeostat::runtime::{
@@ -147,6 +150,105 @@ mod embedded {
     fn the_embedded_log_conforms() {
         conforms(&mut OnDisk::new("group", Fsync::Group));
         conforms(&mut OnDisk::new("never", Fsync::Never));
+    }
+}
+
+#[cfg(feature = "io")]
+mod kafka {
+    use std::time::Duration;
+
+    use homeostat::config::settings::KafkaSettings;
+    use homeostat::kafka::{Client, KafkaLog};
+    use rdkafka::ClientConfig;
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+    use rdkafka::client::DefaultClientContext;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    use super::*;
+
+    /// Topics of their own for every rule.
+    pub struct OnBrokers {
+        brokers: String,
+        prefix: String,
+        producer: BaseProducer,
+    }
+
+    impl OnBrokers {
+        pub fn new(brokers: &str) -> Self {
+            OnBrokers {
+                brokers: brokers.to_owned(),
+                prefix: String::new(),
+                producer: base(brokers).create().unwrap(),
+            }
+        }
+
+        fn client(&self) -> Client {
+            let settings = KafkaSettings {
+                brokers: self.brokers.clone(),
+                group: format!("{}group", self.prefix),
+                session_timeout_ms: 3000,
+                transaction_timeout_ms: 2500,
+                patience_s: 30,
+                ..KafkaSettings::default()
+            };
+            Client::new(&settings, &self.prefix).unwrap()
+        }
+
+        fn name(&self, topic: Topic) -> String {
+            format!("{}{}", self.prefix, topic.name())
+        }
+    }
+
+    fn base(brokers: &str) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers);
+        config
+    }
+
+    impl Harness for OnBrokers {
+        fn partitions(&self) -> i32 {
+            2
+        }
+
+        fn shares(&self) -> bool {
+            true
+        }
+
+        fn fresh(&mut self) {
+            self.prefix = broker::prefix("conformance");
+            let admin: AdminClient<DefaultClientContext> = base(&self.brokers).create().unwrap();
+            let names = Topic::ALL.map(|topic| self.name(topic));
+            let topics = names.each_ref().map(|name| {
+                NewTopic::new(name, 2, TopicReplication::Fixed(1))
+                    .set("message.timestamp.type", "LogAppendTime")
+            });
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            let created = runtime
+                .unwrap()
+                .block_on(admin.create_topics(&topics, &AdminOptions::new()));
+            assert!(created.unwrap().iter().all(Result::is_ok));
+        }
+
+        fn connect(&mut self, worker: &str) -> Box<dyn Log> {
+            let inboxes = [Topic::Metrics];
+            let log = KafkaLog::connect(&self.client(), worker, &inboxes, TimeSource::Log);
+            Box::new(log.unwrap())
+        }
+
+        fn append(&mut self, to: TopicPartition, value: &[u8]) {
+            let name = self.name(to.topic);
+            let record = BaseRecord::to(&name).partition(to.partition);
+            self.producer.send(record.key("k").payload(value)).unwrap();
+            self.producer.flush(Duration::from_secs(30)).unwrap();
+        }
+    }
+
+    #[test]
+    fn kafka_conforms() {
+        let Some(broker) = broker::shared() else {
+            return;
+        };
+        conforms(&mut OnBrokers::new(broker.address()));
     }
 }
 

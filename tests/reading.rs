@@ -14,7 +14,7 @@ use homeostat::runtime::{
 use homeostat::sim::{Chaos, Codec, Fleet, FleetPlan, Plot, Surroundings, Trouble, World};
 use homeostat::stream::{Base, Fold, NoBase, Topic};
 use homeostat::topology::analyze::{AnalyzeFold, ENCODING, ENGINE};
-use homeostat::topology::now::{Asked, NodeNow, Now, known, nodes};
+use homeostat::topology::now::{Asked, NodeNow, Now, StageRows, known, nodes};
 use homeostat::topology::plan::PlanFold;
 use homeostat::topology::replay::{Report, replay_log, replay_log_events};
 use homeostat::topology::stages;
@@ -596,13 +596,8 @@ fn where_nodes_stand_now_is_rows_and_the_tail_of_events() {
         mark.evolved > 0 && mark.evolved < events,
         "{mark:?} {events}"
     );
-    let now = nodes(
-        plan.clone(),
-        analyze.clone(),
-        &mut source,
-        &Asked::default(),
-    )
-    .unwrap();
+    let rows = StageRows::only(plan.clone(), analyze.clone());
+    let now = nodes(&rows, &mut source, &Asked::default()).unwrap();
     let mut told = evolved(&source, now[0].time);
     assert_eq!(now.len(), 12);
     let mut heard = 0;
@@ -622,7 +617,8 @@ fn where_nodes_stand_now_is_rows_and_the_tail_of_events() {
         nothing.open("plan", 0).unwrap(),
         nothing.open("analyze", 0).unwrap(),
     );
-    let again = nodes(none, nor, &mut source, &Asked::default()).unwrap();
+    let nothing = StageRows::only(none, nor);
+    let again = nodes(&nothing, &mut source, &Asked::default()).unwrap();
     assert_eq!(again, evolved(&source, again[0].time));
     asked_for(&plan, &analyze, &mut source, &now);
 }
@@ -633,7 +629,8 @@ fn asked_for(
     source: &mut InMemory,
     all: &[NodeNow],
 ) {
-    let now = Now::read(plan.clone(), analyze.clone(), source).unwrap();
+    let rows = StageRows::only(plan.clone(), analyze.clone());
+    let now = Now::read(0, plan, &rows, source).unwrap();
     let names = |asked: Asked| -> Vec<String> {
         let nodes = now.nodes(&asked).unwrap();
         nodes.iter().map(|node| node.key.to_string()).collect()
@@ -724,7 +721,8 @@ fn rows_that_never_stand_still_are_answered_as_they_stand() {
         stores.open("analyze", 0).unwrap(),
     );
     let moving: Rc<dyn Store> = Rc::new(Written(plan, Default::default()));
-    let now = nodes(moving, analyze, &mut source, &Asked::default()).unwrap();
+    let rows = StageRows::only(moving, analyze);
+    let now = nodes(&rows, &mut source, &Asked::default()).unwrap();
     assert_eq!(now.len(), 12);
 }
 

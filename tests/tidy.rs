@@ -55,7 +55,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
     ("config", &["model"]),
     ("telemetry", &[]),
     ("embedded", &["model", "stream", "runtime", "config"]),
-    ("kafka", &["model", "stream", "runtime", "config"]),
+    ("kafka", &["model", "stream", "wire", "runtime", "config"]),
     (
         "registry",
         &["model", "stream", "wire", "runtime", "config"],
@@ -72,8 +72,6 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "runtime",
             "topology",
             "config",
-            "embedded",
-            "kafka",
         ],
     ),
     (

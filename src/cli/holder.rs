@@ -123,11 +123,11 @@ impl Source for HolderSource {
     }
 
     fn start(&mut self, of: TopicPartition) -> Result<i64, LogError> {
-        Ok(self.state()?.topic(of.topic).map_or(0, |topic| topic.start))
+        Ok(self.state()?.topic(of).map_or(0, |topic| topic.start))
     }
 
     fn end(&mut self, of: TopicPartition) -> Result<i64, LogError> {
-        Ok(self.state()?.topic(of.topic).map_or(0, |topic| topic.end))
+        Ok(self.state()?.topic(of).map_or(0, |topic| topic.end))
     }
 
     fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError> {
@@ -142,7 +142,10 @@ impl Source for HolderSource {
         records_max: usize,
     ) -> Result<Chunk, LogError> {
         let topic = of.topic.name();
-        let path = format!("/v1/log/{topic}?from={from}&to={to}&limit={records_max}");
+        let mut path = format!("/v1/log/{topic}?from={from}&to={to}&limit={records_max}");
+        if of.partition > 0 {
+            path += &format!("&partition={}", of.partition);
+        }
         let chunk = read_chunk(&self.get(&path)?).map_err(|error| cut(&path, &error))?;
         if chunk.next <= from {
             return Err(strange(

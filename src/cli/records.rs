@@ -14,7 +14,7 @@ use crate::knowledge::cycle::monitored;
 use crate::knowledge::explain::words;
 use crate::model::{Body, CycleClosed, Directive, Event, Kind, MeshId, NodeId, Severity, Time};
 use crate::model::{edit_distance, parse_rfc3339};
-use crate::runtime::{Record, TopicPartition, offset_at, partitions_of};
+use crate::runtime::{Record, TopicPartition, partitions_of};
 use crate::sim::scenario::brief;
 use crate::stream::Topic;
 use crate::wire;
@@ -57,7 +57,7 @@ pub(super) fn run(
     let mut next = Vec::new();
     for of in partitions_of(topic, place.source.title()?.partitions) {
         let from = match args.since {
-            Some(since) => offset_at(&mut *place.source, of, since)?,
+            Some(since) => place.source.offset_at(of, since)?,
             None => place.source.start(of)?,
         };
         next.push((of, from));

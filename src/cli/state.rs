@@ -22,6 +22,8 @@ use crate::runtime::partitions_of;
 #[cfg(feature = "io")]
 use crate::stream::write_name;
 use crate::stream::{Base, Ledger, NoBase, Topic};
+#[cfg(feature = "io")]
+use crate::topology::now::StageRows;
 use crate::topology::now::{Asked, known};
 use crate::topology::replay::Soundness;
 use crate::wire;
@@ -138,9 +140,8 @@ pub(super) fn now(place: &mut Place) -> anyhow::Result<Vec<Node>> {
         Kind::Export => at_moment(place, None, &mut Views::default()),
         #[cfg(feature = "io")]
         Kind::Folder(folder) => {
-            let (plan, analyze) = (folder.rows("plan"), folder.rows("analyze"));
-            let asked = Asked::default();
-            let nodes = crate::topology::now::nodes(plan, analyze, &mut *place.source, &asked)?;
+            let rows = StageRows::only(folder.rows("plan"), folder.rows("analyze"));
+            let nodes = crate::topology::now::nodes(&rows, &mut *place.source, &Asked::default())?;
             nodes.iter().map(|node| Node::read(node.json())).collect()
         }
         #[cfg(feature = "io")]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::model::{Span, Time};
-use crate::runtime::{Mark, RowsCopy, TimeSource, offset_at, only};
+use crate::runtime::{Mark, RowsCopy, Source as _, TimeSource, only};
 use crate::stream::Topic;
 
 use super::open::{COPIES, DATABASE, PANES, STATE};
@@ -183,7 +183,9 @@ fn retain_by_age(inner: &Inner) -> Result<(), String> {
         let oldest = first_time(inner, topic)?;
         if oldest.is_some_and(|oldest| oldest < before) {
             let mut source = EmbeddedSource::new(inner);
-            let offset = offset_at(&mut source, only(topic), before).map_err(|e| e.to_string())?;
+            let offset = source
+                .offset_at(only(topic), before)
+                .map_err(|e| e.to_string())?;
             trim(inner, topic, offset)?;
         }
     }

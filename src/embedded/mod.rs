@@ -23,6 +23,7 @@
 //!    never answered. Damage further up is an error that stops the start, and so is a missing log.
 
 mod batch;
+mod handle;
 mod holder;
 mod keeper;
 mod log;
@@ -49,6 +50,7 @@ use crate::stream::Topic;
 use batch::{Batch, Draft, Entry};
 use holder::Lock;
 
+pub use crate::runtime::Incoming;
 pub use holder::Holder;
 
 /// The log and rows in a folder. Cloning it clones the handle; the last one to go closes the
@@ -59,17 +61,6 @@ pub struct Embedded(Arc<Handle>);
 struct Handle {
     inner: Arc<Inner>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-}
-
-/// A record from outside, to be appended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Incoming {
-    /// Its own time: its timestamp where the source of time is `sample`, else not looked at.
-    pub time: Time,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// Its value.
-    pub value: Vec<u8>,
 }
 
 /// What was appended, to be waited for.

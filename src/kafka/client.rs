@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::{debug, error, info, warn};
 
@@ -85,7 +86,7 @@ impl Client {
     }
 
     /// A topic's name on the brokers.
-    pub(super) fn topic_name(&self, topic: crate::stream::Topic) -> String {
+    pub fn topic_name(&self, topic: crate::stream::Topic) -> String {
         format!("{}{}", self.prefix, topic.name())
     }
 
@@ -114,6 +115,8 @@ impl ClientContext for Words {
         warn!("librdkafka: {error}: {reason}");
     }
 }
+
+impl ConsumerContext for Words {}
 
 /// A line of librdkafka's own log.
 pub(super) fn say(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -9,7 +9,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::model::Time;
-use crate::stream::Topic;
 
 use super::{Chunk, KeyValue, Position, Record, TimeSource, Title, TopicPartition};
 
@@ -127,19 +126,22 @@ pub struct LogState {
     pub time_source: String,
     /// Partitions of every topic.
     pub partitions: i32,
-    /// Its topics.
+    /// Its topics, partition by partition.
     pub topics: Vec<TopicState>,
     /// How far its inboxes are folded.
     pub positions: Vec<PositionState>,
-    /// Free bytes on its disk.
+    /// Free bytes on its disk; where it lies on none of this machine, the largest number.
     pub free_bytes: u64,
 }
 
-/// A topic of a folder.
+/// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopicState {
     /// Its name, without the prefix.
     pub topic: String,
+    /// Its partition.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub partition: i32,
     /// Offset of the first record that is kept.
     pub start: i64,
     /// One past the last record that may be seen.
@@ -174,9 +176,11 @@ impl LogState {
         }
     }
 
-    /// What is said of a topic.
-    pub fn topic(&self, topic: Topic) -> Option<&TopicState> {
-        self.topics.iter().find(|state| state.topic == topic.name())
+    /// What is said of a topic's partition.
+    pub fn topic(&self, of: TopicPartition) -> Option<&TopicState> {
+        let is_it =
+            |state: &&TopicState| state.topic == of.topic.name() && state.partition == of.partition;
+        self.topics.iter().find(is_it)
     }
 
     /// How far an inbox is folded.
@@ -189,6 +193,10 @@ impl LogState {
             .find(is_it)
             .map(|state| state.position)
     }
+}
+
+fn is_first(partition: &i32) -> bool {
+    *partition == 0
 }
 
 fn put(bytes: &[u8], out: &mut Vec<u8>) {
@@ -242,6 +250,8 @@ impl<'a> Cursor<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::only;
+    use crate::stream::Topic;
 
     fn chunk() -> Chunk {
         let record = |offset, headers: &[(&str, &[u8])]| Record {
@@ -295,6 +305,7 @@ mod tests {
             partitions: 1,
             topics: vec![TopicState {
                 topic: "events".into(),
+                partition: 0,
                 start: 1,
                 end: 4,
                 bytes: 5,
@@ -323,8 +334,8 @@ mod tests {
         );
         assert_eq!(serde_json::from_str::<LogState>(&text).unwrap(), state);
         assert_eq!(state.title().time_source, TimeSource::Sample);
-        assert_eq!(state.topic(Topic::Events).unwrap().end, 4);
-        let inbox = super::super::only(Topic::Metrics);
+        assert_eq!(state.topic(only(Topic::Events)).unwrap().end, 4);
+        let inbox = only(Topic::Metrics);
         assert_eq!(state.position(inbox).unwrap().next, 3);
     }
 }

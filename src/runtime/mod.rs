@@ -12,8 +12,11 @@ pub mod commit;
 pub mod export;
 mod formats;
 pub mod frame;
+#[cfg(feature = "io")]
+mod handle;
 mod log;
 mod memory;
+mod merge;
 mod route;
 mod seed;
 pub mod simulated;
@@ -24,13 +27,16 @@ mod worker;
 
 pub use commit::{Mark, Stop, mark_of};
 pub use formats::{Entering, Formats, OwnFormats, When};
+#[cfg(feature = "io")]
+pub use handle::{AppendError, Durable, HeldRows, Incoming, LogHandle};
 pub use log::{
     Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TopicPartition,
 };
 pub use memory::{InMemory, Recorded, partitions_of};
+pub use merge::Merged;
 pub use route::{Router, murmur2, partition_of};
 pub use seed::Seed;
-pub use source::{RowsCopy, Source, Title, offset_at, only};
+pub use source::{RowsCopy, Source, Title, only};
 pub use store::{Below, KeyValue, Rows, Store, StoreError, Stores};
 pub use task::{Folded, Task, TimeSource, fold_straight};
-pub use worker::{Clock, Config, Open, Recover, StageSpec, Tally, Turn, Worker};
+pub use worker::{Clock, Config, Open, Recover, Share, StageSpec, Tally, Turn, Worker};

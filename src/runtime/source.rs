@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Time;
 use crate::stream::Topic;
 
 use super::{Chunk, KeyValue, LogError, Position, TimeSource, TopicPartition};
@@ -61,6 +62,14 @@ pub trait Source {
     /// It cannot be read.
     fn end(&mut self, of: TopicPartition) -> Result<i64, LogError>;
 
+    /// The ends of several partitions, in their order.
+    ///
+    /// # Errors
+    /// One cannot be read.
+    fn ends(&mut self, of: &[TopicPartition]) -> Result<Vec<i64>, LogError> {
+        of.iter().map(|of| self.end(*of)).collect()
+    }
+
     /// How far a loop has folded an inbox, as committed, from 0 on; `None`: nobody says (an export:
     /// to its end). Only commits that may be seen count: what they wrote is readable when this
     /// answers them, and who reads what a commit wrote and asks then is answered that commit or a
@@ -83,6 +92,24 @@ pub trait Source {
         records_max: usize,
     ) -> Result<Chunk, LogError>;
 
+    /// Offset of the first record of a partition at or after a time; its end when there is none.
+    /// By halving: append time never goes back.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn offset_at(&mut self, of: TopicPartition, time: Time) -> Result<i64, LogError> {
+        let (mut low, mut high) = (self.start(of)?, self.end(of)?);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let chunk = self.read(of, middle, high, 1)?;
+            match chunk.records.first() {
+                Some(record) if record.time < time => low = record.offset + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
     /// The copies of a stage's rows that are kept, oldest first.
     ///
     /// # Errors
@@ -100,27 +127,6 @@ pub trait Source {
         after: &[u8],
         rows_max: usize,
     ) -> Result<Vec<KeyValue>, LogError>;
-}
-
-/// First record of a partition at or after a time, by halving: append time never goes back.
-///
-/// # Errors
-/// The source's.
-pub fn offset_at(
-    source: &mut dyn Source,
-    of: TopicPartition,
-    time: crate::model::Time,
-) -> Result<i64, LogError> {
-    let (mut low, mut high) = (source.start(of)?, source.end(of)?);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let chunk = source.read(of, middle, high, 1)?;
-        match chunk.records.first() {
-            Some(record) if record.time < time => low = record.offset + 1,
-            _ => high = middle,
-        }
-    }
-    Ok(low)
 }
 
 /// The only partition of a topic where there is one partition a topic.

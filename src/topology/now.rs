@@ -1,11 +1,12 @@
 //! Where every node stands now: Plan's rows brought to the end of `events`, with what Analyze last
 //! heard.
 //!
+//! Partition by partition of Plan's rows, of those that a process holds:
 //! 1. Plan's rows lie somewhat behind `events`; their mark says where. The tail is evolved over
 //!    them, in memory: nothing is written.
 //! 2. Nodes are read in order of mesh and name, as many as were asked for.
 //! 3. Each gets its phi and when it was last heard from Analyze's row, where there is one that can
-//!    be read; else from its last event, as at a past moment.
+//!    be read, if it is held here; else from its last event, as at a past moment.
 //!
 //! Rows of another encoding are not read: then all of `events` is evolved.
 //!
@@ -13,16 +14,20 @@
 //! done again, and after some times in vain the rows are answered as they stand, without the tail:
 //! each node's is whole, and they lag by no more than the loop lets them.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use crate::knowledge::evolve;
 use crate::model::{MeshId, NodeId, NodeKey, NodeRow, Severity, State, Symptom, Time};
-use crate::runtime::{Below, LogError, Source, Store, StoreError, TopicPartition, mark_of, only};
+use crate::runtime::{
+    Below, LogError, Mark, Source, Store, StoreError, TopicPartition, mark_of, partition_of,
+};
 use crate::stream::{Base, LEDGER_VERSION, Ledger, NoBase, Table, Topic};
 use crate::wire;
 use crate::wire::json::{NodeState, node_state};
 
 use super::analyze;
+use super::places::partitions_for;
 
 /// Which nodes are asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,50 +125,93 @@ pub enum NowError {
 
 /// Plan's rows at the end of `events`, over those in a store, and Analyze's beside them.
 pub struct Now {
+    /// Where its events stand.
+    of: TopicPartition,
     ledger: Ledger,
     plan: Rc<Below>,
     /// Up to where Plan's rows hold `events`; `None`: they are not read.
     evolved: Option<i64>,
-    heard: Option<(Table<NodeKey, analyze::NodeRow>, Rc<Below>)>,
+    heard: BTreeMap<i32, (Table<NodeKey, analyze::NodeRow>, Rc<Below>)>,
+    partitions: i32,
     time: Time,
 }
 
+/// The rows of both stages that a process holds, by partition.
+#[derive(Clone)]
+pub struct StageRows {
+    /// Partitions of every topic.
+    pub partitions: i32,
+    /// Plan's.
+    pub plan: Vec<(i32, Rc<dyn Store>)>,
+    /// Analyze's.
+    pub analyze: Vec<(i32, Rc<dyn Store>)>,
+}
+
+impl StageRows {
+    /// Those of the only partition.
+    pub fn only(plan: Rc<dyn Store>, analyze: Rc<dyn Store>) -> Self {
+        StageRows {
+            partitions: 1,
+            plan: vec![(0, plan)],
+            analyze: vec![(0, analyze)],
+        }
+    }
+
+    /// Those of Plan that know of a mesh: of one partition, or of all.
+    fn plan_of(&self, mesh: Option<&MeshId>) -> impl Iterator<Item = &(i32, Rc<dyn Store>)> {
+        let wanted = partitions_for(Topic::Events, mesh, None, self.partitions);
+        let is_wanted =
+            move |(held, _): &&(i32, Rc<dyn Store>)| wanted.iter().any(|of| of.partition == *held);
+        self.plan.iter().filter(is_wanted)
+    }
+}
+
 impl Now {
-    /// Reads the rows of stages `plan` and `analyze`, and what `events` says since.
+    /// Reads Plan's rows of a partition, those of Analyze, and what `events` says since.
     ///
     /// # Errors
     /// Rows or events cannot be read, or [`NowError::Moved`].
     pub fn read(
-        plan: Rc<dyn Store>,
-        analyze: Rc<dyn Store>,
+        partition: i32,
+        plan: &Rc<dyn Store>,
+        rows: &StageRows,
         source: &mut dyn Source,
     ) -> Result<Now, NowError> {
-        let mut now = Now::open(plan, analyze)?;
+        let mut now = Now::open(partition, plan, rows)?;
         now.evolve(source)?;
         Ok(now)
     }
 
     /// The rows as they stand.
-    fn open(plan: Rc<dyn Store>, analyze: Rc<dyn Store>) -> Result<Now, NowError> {
-        let mark = mark_of(&*plan)?.filter(|mark| mark.encoding == u32::from(LEDGER_VERSION));
-        let heard_mark = mark_of(&*analyze)?.filter(|mark| mark.encoding == analyze::ENCODING);
-        let below = Rc::new(Below::new(plan));
+    fn open(partition: i32, plan: &Rc<dyn Store>, rows: &StageRows) -> Result<Now, NowError> {
+        let mark = mark_of(&**plan)?.filter(|mark| mark.encoding == u32::from(LEDGER_VERSION));
+        let below = Rc::new(Below::new(plan.clone()));
         let base: Rc<dyn Base> = match mark {
             Some(_) => below.clone(),
             None => Rc::new(NoBase),
         };
-        let heard = heard_mark.as_ref().map(|_| {
-            let below = Rc::new(Below::new(analyze));
-            let base: Rc<dyn Base> = below.clone();
-            (analyze::nodes_in(&base), below)
-        });
-        let folded = [&mark, &heard_mark].into_iter().flatten();
-        let times = folded.filter_map(|mark| mark.position.map(|position| position.time));
+        let position_of = |mark: &Mark| mark.position.map(|position| position.time);
+        let mut time = mark.as_ref().and_then(position_of);
+        let mut heard = BTreeMap::new();
+        for (partition, store) in &rows.analyze {
+            let mark = mark_of(&**store)?.filter(|mark| mark.encoding == analyze::ENCODING);
+            if let Some(mark) = mark {
+                time = time.max(position_of(&mark));
+                let below = Rc::new(Below::new(store.clone()));
+                let base: Rc<dyn Base> = below.clone();
+                heard.insert(*partition, (analyze::nodes_in(&base), below));
+            }
+        }
         Ok(Now {
+            of: TopicPartition {
+                topic: Topic::Events,
+                partition,
+            },
             ledger: Ledger::new(&base),
             plan: below,
             heard,
-            time: times.max().unwrap_or_default(),
+            partitions: rows.partitions,
+            time: time.unwrap_or_default(),
             evolved: mark.map(|mark| mark.evolved),
         })
     }
@@ -176,8 +224,9 @@ impl Now {
         let mut nodes = Vec::new();
         each(&self.ledger, asked, &mut |key, row| {
             let mut node = node_now(&self.ledger, key, row, self.time);
-            let heard = self.heard.as_ref().and_then(|(rows, _)| rows.get(key));
-            if let Some(row) = heard
+            let partition = partition_of(key.node.as_str().as_bytes(), self.partitions);
+            let heard = self.heard.get(&partition);
+            if let Some(row) = heard.and_then(|(rows, _)| rows.get(key))
                 && let Some(heard) = row.heard()
             {
                 node.phi = row.phi();
@@ -186,7 +235,7 @@ impl Now {
             nodes.push(node);
         });
         self.plan.check()?;
-        if let Some((_, below)) = &self.heard {
+        for (_, below) in self.heard.values() {
             below.check()?;
         }
         Ok(nodes)
@@ -219,7 +268,7 @@ impl Now {
     }
 
     fn evolve(&mut self, source: &mut dyn Source) -> Result<(), NowError> {
-        let of = only(Topic::Events);
+        let of = self.of;
         let end = source.end(of)?;
         let mut next = self.evolved.unwrap_or(0);
         while next < end {
@@ -249,18 +298,37 @@ impl Now {
     }
 }
 
-/// Where the nodes asked for stand now.
+/// Where the nodes asked for stand now, of those that these rows know.
 ///
 /// # Errors
 /// Rows or events cannot be read.
 pub fn nodes(
-    plan: Rc<dyn Store>,
-    analyze: Rc<dyn Store>,
+    rows: &StageRows,
+    source: &mut dyn Source,
+    asked: &Asked,
+) -> Result<Vec<NodeNow>, NowError> {
+    let mut all = Vec::new();
+    let mut partitions = 0;
+    for (partition, plan) in rows.plan_of(asked.mesh.as_ref()) {
+        all.extend(nodes_of(*partition, plan, rows, source, asked)?);
+        partitions += 1;
+    }
+    if partitions > 1 {
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all.truncate(asked.limit);
+    }
+    Ok(all)
+}
+
+fn nodes_of(
+    partition: i32,
+    plan: &Rc<dyn Store>,
+    rows: &StageRows,
     source: &mut dyn Source,
     asked: &Asked,
 ) -> Result<Vec<NodeNow>, NowError> {
     for _ in 0..TRIES {
-        let told = Now::read(plan.clone(), analyze.clone(), source).and_then(|now| {
+        let told = Now::read(partition, plan, rows, source).and_then(|now| {
             let nodes = now.nodes(asked)?;
             now.check()?;
             Ok(nodes)
@@ -270,7 +338,7 @@ pub fn nodes(
             told => return told,
         }
     }
-    Now::open(plan, analyze)?.nodes(asked)
+    Now::open(partition, plan, rows)?.nodes(asked)
 }
 
 /// The nodes asked for as Plan's rows alone know them: at a past moment phi and when it was last

@@ -9,10 +9,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 
 use crate::config::settings::{Settings, WebSettings};
-use crate::embedded::Embedded;
 use crate::model::{FOREVER, Policy, Span, Time};
-use crate::runtime::TimeSource;
-use crate::stream::Topic;
+use crate::runtime::{LogHandle, Source, TimeSource};
 
 use super::Pulse;
 use super::answer::Refusal;
@@ -24,7 +22,7 @@ use super::story::Story;
 
 /// The door of a loop. It keeps nothing that a restart would miss.
 pub struct Door {
-    pub(super) log: Embedded,
+    pub(super) log: Box<dyn LogHandle>,
     pub(super) settings: WebSettings,
     pub(super) min_free_mib: u64,
     pub(super) pulse: Arc<Pulse>,
@@ -44,7 +42,7 @@ pub struct Door {
 
 impl Door {
     /// A door to this log; `pulse` is what its loop's driver tells.
-    pub fn new(log: Embedded, settings: &Settings, pulse: Arc<Pulse>) -> Self {
+    pub fn new(log: impl LogHandle + 'static, settings: &Settings, pulse: Arc<Pulse>) -> Self {
         let web = settings.web.clone();
         let max_future = Span::seconds(Policy::default().monitor.max_future_s);
         Door {
@@ -61,14 +59,22 @@ impl Door {
             writers: Semaphore::new(WRITES_AT_A_TIME),
             max_future_ms: AtomicI64::new(max_future.0),
             settings: web,
-            log,
+            log: Box::new(log),
         }
     }
 
-    /// How many records of an inbox are not folded yet.
-    pub(super) fn waiting(&self, inbox: Topic) -> i64 {
-        let folded = self.log.position(inbox).map_or(0, |position| position.next);
-        (self.log.written_end(inbox) - folded).max(0)
+    /// A reader of the log.
+    ///
+    /// # Errors
+    /// None can be made.
+    pub(super) fn source(&self) -> Result<Box<dyn Source + Send>, Refusal> {
+        let source = self.log.source();
+        source.map_err(|error| Refusal::failed("reading the log", &error))
+    }
+
+    /// Partitions of every topic.
+    pub(super) fn partitions(&self) -> i32 {
+        self.log.title().map_or(1, |title| title.partitions)
     }
 
     /// What a sample's time is held against, and by how much it may lie ahead.

@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use crate::knowledge::explain::{Story, explain};
 use crate::model::{Body, Event, IdKind, IncidentKind, MeshId, NodeId, derive_id};
-use crate::runtime::{LogError, Source, only};
+use crate::runtime::{LogError, Source, TopicPartition};
 use crate::stream::Topic;
+use crate::topology::places::partitions_for;
 use crate::wire;
 
 use super::Door;
@@ -35,7 +36,10 @@ pub(super) async fn tell(door: &Arc<Door>, uri: &Uri, id: String) -> Result<Resp
             Refusal::not_found(format!(
                 "no event bears the id {id:?}: expected the id of a directive (dir-..), an \
                  incident (inc-..) or something withheld (wh-..); GET /v1/events and \
-                 /v1/incidents show them"
+                 /v1/incidents show them{}",
+                nodes::held_in_part(door).map_or(String::new(), |held| format!(
+                    "; {held}: name its mesh with ?mesh="
+                ))
             ))
         };
         let (kind, seq) = parts(&id).ok_or_else(unknown)?;
@@ -43,8 +47,9 @@ pub(super) async fn tell(door: &Arc<Door>, uri: &Uri, id: String) -> Result<Resp
             .mesh
             .or_else(|| mesh_of(door, kind, seq, &id))
             .ok_or_else(unknown)?;
-        let mut source = door.log.source();
-        let events = around(&mut *source, &mesh, seq).map_err(failed)?;
+        let mut source = door.source()?;
+        let of = partitions_for(Topic::Events, Some(&mesh), None, door.partitions())[0];
+        let events = around(&mut *source, of, &mesh, seq).map_err(failed)?;
         let story = explain(&events, &id).ok_or_else(unknown)?;
         Ok(json(StatusCode::OK, told(&id, &mesh, &story)))
     })
@@ -65,29 +70,36 @@ fn parts(id: &str) -> Option<(IdKind, i64)> {
     Some((kind, seq))
 }
 
-/// The mesh whose event of this seq makes this id.
+/// The mesh whose event of this seq makes this id, of those whose rows are held here.
 fn mesh_of(door: &Door, kind: IdKind, seq: i64, id: &str) -> Option<MeshId> {
     let log_id = door.log.title()?.log_id;
-    let ledger = nodes::ledger(door);
-    let mut mesh = MeshId::none();
-    for _ in 0..MESHES_MAX {
-        let (next, _) = ledger.meshes.next(&mesh)?;
-        if derive_id(kind, &log_id, &next, seq) == id {
-            return Some(next);
+    for ledger in nodes::ledgers(door) {
+        let mut mesh = MeshId::none();
+        for _ in 0..MESHES_MAX {
+            let Some((next, _)) = ledger.meshes.next(&mesh) else {
+                break;
+            };
+            if derive_id(kind, &log_id, &next, seq) == id {
+                return Some(next);
+            }
+            mesh = next;
         }
-        mesh = next;
     }
     None
 }
 
 /// What a story may be made of: the events around the one with this seq that are of its node or
 /// bear on it.
-fn around(source: &mut dyn Source, mesh: &MeshId, seq: i64) -> Result<Vec<Event>, LogError> {
-    let of = only(Topic::Events);
-    let at = offset_of_seq(source, mesh, seq)?;
+fn around(
+    source: &mut dyn Source,
+    of: TopicPartition,
+    mesh: &MeshId,
+    seq: i64,
+) -> Result<Vec<Event>, LogError> {
+    let at = offset_of_seq(source, of, mesh, seq)?;
     let (start, end) = (source.start(of)?, source.end(of)?);
     let mut subject = None;
-    scan(source, at, end.min(at + 1), |record| {
+    scan(source, of, at, end.min(at + 1), |record| {
         subject = wire::decode_event(&record.value).ok();
         ControlFlow::Break(())
     })?;
@@ -97,7 +109,7 @@ fn around(source: &mut dyn Source, mesh: &MeshId, seq: i64) -> Result<Vec<Event>
     };
     let mut events = Vec::new();
     let (from, to) = (start.max(at - EVENTS_AROUND), end.min(at + EVENTS_AROUND));
-    scan(source, from, to, |record| {
+    scan(source, of, from, to, |record| {
         let near = record.key.is_empty() || record.key == mesh.as_str().as_bytes();
         if near
             && let Ok(event) = wire::decode_event(&record.value)

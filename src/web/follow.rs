@@ -2,7 +2,8 @@
 //!
 //! Either is read in small pieces that wait until the client has taken the one before: a slow
 //! client costs two pieces of memory, and one that takes nothing is cut off by the time of its
-//! connection's writes. A follower's ids are offsets; `Last-Event-ID` goes on behind one.
+//! connection's writes. A follower's ids say where each partition goes on (`reading.rs`): of one
+//! they are offsets; `Last-Event-ID` goes on behind one.
 
 use std::io;
 use std::pin::Pin;
@@ -35,7 +36,7 @@ pub(super) async fn answer(
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
     let asked = reading::asked(topic, uri)?;
-    let after = last_event_id(headers)?;
+    let after = last_event_id(headers);
     let follows = headers
         .get_all(header::ACCEPT)
         .iter()
@@ -50,7 +51,7 @@ pub(super) async fn answer(
     };
     let limit = asked.limit();
     let reel = door
-        .read(move |door| Reel::new(door, topic, asked, after, default))
+        .read(move |door| Reel::new(door, topic, asked, after.as_deref(), default))
         .await?;
     match place {
         Some(place) => Ok(follow(door, reel, place)),
@@ -71,31 +72,19 @@ fn place(door: &Door) -> Result<OwnedSemaphorePermit, Refusal> {
     })
 }
 
-fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Refusal> {
-    let Some(given) = headers.get("last-event-id") else {
-        return Ok(None);
-    };
-    let given = given.to_str().unwrap_or("?");
-    if given.is_empty() {
-        return Ok(None);
-    }
-    let offset = given.parse().ok().filter(|offset: &i64| *offset >= 0);
-    offset.map(Some).ok_or_else(|| {
-        Refusal::bad(format!(
-            "Last-Event-ID {given:?}: expected the id of an event that was followed"
-        ))
-    })
+fn last_event_id(headers: &HeaderMap) -> Option<String> {
+    let given = headers.get("last-event-id")?.to_str().unwrap_or("?");
+    (!given.is_empty()).then(|| given.to_owned())
 }
 
 /// What there is now, as lines.
 async fn list(door: &Arc<Door>, mut reel: Reel, limit: usize) -> Result<Response, Refusal> {
-    let to = reel.end(door);
     let (mut left, first) = {
-        let (read, lines) = more(door, reel, to, limit).await?;
+        let (read, lines) = more(door, reel, limit).await?;
         reel = read;
         (limit - lines.len(), as_lines(&lines))
     };
-    if reel.next >= to || left == 0 {
+    if reel.is_done() || left == 0 {
         return Ok(answer::lines(first));
     }
     let (pipe, body) = pipe();
@@ -106,10 +95,10 @@ async fn list(door: &Arc<Door>, mut reel: Reel, limit: usize) -> Result<Response
             if !piece.is_empty() && pipe.send(Ok(piece.into())).await.is_err() {
                 return;
             }
-            if reel.next >= to || left == 0 || pipe.is_closed() {
+            if reel.is_done() || left == 0 || pipe.is_closed() {
                 return;
             }
-            match more(&door, reel, to, left).await {
+            match more(&door, reel, left).await {
                 Ok((read, lines)) => {
                     reel = read;
                     left -= lines.len();
@@ -141,17 +130,17 @@ async fn run(
 ) {
     let mut stopping = door.stopping.subscribe();
     let mut moved = door.log.moved();
-    let mut said = reel.next;
-    let hello = format!("retry: {RETRY_MS}\n{}", keep_alive(reel.next));
+    let mut said = reel.id();
+    let hello = format!("retry: {RETRY_MS}\n{}", keep_alive(said.as_deref()));
     if pipe.send(Ok(hello.into())).await.is_err() {
         return;
     }
     let mut quiet_until = Instant::now() + KEEP_ALIVE;
     loop {
         moved.mark_unchanged();
-        while reel.next < reel.end(&door) {
-            let to = reel.end(&door);
-            let (read, lines) = match more(&door, reel, to, usize::MAX).await {
+        reel.go_on(&door);
+        while !reel.is_done() {
+            let (read, lines) = match more(&door, reel, usize::MAX).await {
                 Ok(more) => more,
                 Err(refusal) => {
                     let _ = pipe.send(Err(io::Error::other(refusal.error))).await;
@@ -159,8 +148,9 @@ async fn run(
                 }
             };
             reel = read;
+            reel.go_on(&door);
             if !lines.is_empty() {
-                said = reel.next;
+                said = reel.id();
                 let piece: String = lines.iter().map(as_event).collect();
                 if pipe.send(Ok(piece.into())).await.is_err() {
                     return;
@@ -175,11 +165,12 @@ async fn run(
             changed = moved.changed() => if changed.is_err() { return },
             () = sleep_until(quiet_until) => {
                 // With an id, so that who comes back need not look again at what it did not want.
-                let text = match said < reel.next {
-                    true => keep_alive(reel.next),
-                    false => ":\n\n".to_owned(),
+                let now = reel.id();
+                let text = match said == now {
+                    true => keep_alive(None),
+                    false => keep_alive(now.as_deref()),
                 };
-                said = reel.next;
+                said = now;
                 if pipe.send(Ok(text.into())).await.is_err() {
                     return;
                 }
@@ -195,11 +186,10 @@ async fn run(
 async fn more(
     door: &Arc<Door>,
     mut reel: Reel,
-    to: i64,
     lines_max: usize,
 ) -> Result<(Reel, Vec<Line>), Refusal> {
     door.read(move |door| {
-        let lines = reel.more(door, to, lines_max, PIECE_BYTES)?;
+        let lines = reel.more(door, lines_max, PIECE_BYTES)?;
         Ok((reel, lines))
     })
     .await
@@ -218,15 +208,15 @@ fn as_lines(lines: &[Line]) -> String {
 fn as_event(line: &Line) -> String {
     format!(
         "id: {}\nevent: {}\ndata: {}\n\n",
-        line.offset, line.kind, line.json
+        line.id, line.kind, line.json
     )
 }
 
-/// Says that all before `next` was looked at. An event without data is none to who listens.
-fn keep_alive(next: i64) -> String {
-    match next {
-        ..=0 => ":\n\n".to_owned(),
-        next => format!(":\nid: {}\n\n", next - 1),
+/// Says up to where all was looked at. An event without data is none to who listens.
+fn keep_alive(id: Option<&str>) -> String {
+    match id {
+        None => ":\n\n".to_owned(),
+        Some(id) => format!(":\nid: {id}\n\n"),
     }
 }
 
@@ -271,7 +261,7 @@ mod tests {
     #[test]
     fn an_event_is_framed() {
         let line = Line {
-            offset: 17,
+            id: "17".to_owned(),
             kind: "NodeSilent",
             json: "{\"a\":\"\\n\"}".to_owned(),
         };
@@ -283,21 +273,19 @@ mod tests {
             as_lines(&[line.clone(), line]),
             "{\"a\":\"\\n\"}\n{\"a\":\"\\n\"}\n"
         );
-        assert_eq!(keep_alive(0), ":\n\n");
-        assert_eq!(keep_alive(5), ":\nid: 4\n\n");
+        assert_eq!(keep_alive(None), ":\n\n");
+        assert_eq!(keep_alive(Some("4")), ":\nid: 4\n\n");
     }
 
     #[test]
-    fn an_id_is_an_offset() {
-        let check = |given: &str, expected: Option<Option<i64>>| {
+    fn an_empty_id_is_none() {
+        let check = |given: &str, expected: Option<&str>| {
             let mut headers = HeaderMap::new();
             headers.insert("last-event-id", given.parse().unwrap());
-            assert_eq!(last_event_id(&headers).ok(), expected, "{given}");
+            assert_eq!(last_event_id(&headers).as_deref(), expected, "{given}");
         };
-        check("7", Some(Some(7)));
-        check("", Some(None));
-        check("-1", None);
-        check("x", None);
-        check("99999999999999999999", None);
+        check("7", Some("7"));
+        check("", None);
+        assert_eq!(last_event_id(&HeaderMap::new()), None);
     }
 }

@@ -186,8 +186,11 @@ struct Signs {
     turned: Option<Duration>,
     waiting: i64,
     queue_max: i64,
-    free_mib: u64,
+    /// `None`: the log lies elsewhere.
+    free_mib: Option<u64>,
     min_free_mib: u64,
+    /// Why nothing can be taken in now.
+    trouble: Option<String>,
     named: bool,
 }
 
@@ -198,10 +201,11 @@ impl Signs {
             failure: door.log.failure(),
             stopped: beat.stopped,
             turned: beat.last_turn.map(|at| at.elapsed()),
-            waiting: door.waiting(Topic::Metrics) + door.waiting(Topic::PlanInbox),
+            waiting: door.log.waiting(Topic::Metrics) + door.log.waiting(Topic::PlanInbox),
             queue_max: door.settings.queue_max,
-            free_mib: door.log.free_bytes() / (1 << 20),
+            free_mib: door.log.free_bytes().map(|bytes| bytes / (1 << 20)),
             min_free_mib: door.min_free_mib,
+            trouble: door.log.trouble(),
             named: door.log.title().is_some(),
         }
     }
@@ -240,12 +244,15 @@ fn why_not_ready(signs: &Signs) -> Vec<String> {
             signs.waiting, signs.queue_max
         ));
     }
-    if signs.free_mib < signs.min_free_mib {
+    if let Some(free_mib) = signs.free_mib
+        && free_mib < signs.min_free_mib
+    {
         reasons.push(format!(
-            "{} MiB are free on the log's disk, less than log.min_free_mib = {}",
-            signs.free_mib, signs.min_free_mib
+            "{free_mib} MiB are free on the log's disk, less than log.min_free_mib = {}",
+            signs.min_free_mib
         ));
     }
+    reasons.extend(signs.trouble.clone());
     reasons
 }
 
@@ -263,8 +270,9 @@ mod tests {
             turned: Some(Duration::ZERO),
             waiting: 3,
             queue_max: 10,
-            free_mib: 1000,
+            free_mib: Some(1000),
             min_free_mib: 512,
+            trouble: None,
             named: true,
         }
     }
@@ -303,7 +311,14 @@ mod tests {
             None,
             Some("more than web.queue_max = 10"),
         );
-        check(|s| s.free_mib = 511, None, Some("log.min_free_mib = 512"));
+        check(
+            |s| s.free_mib = Some(511),
+            None,
+            Some("log.min_free_mib = 512"),
+        );
+        check(|s| s.free_mib = None, None, None);
+        let trouble = Some("the brokers do not answer");
+        check(|s| s.trouble = trouble.map(str::to_owned), None, trouble);
         check(|s| s.named = false, None, Some("not opened"));
     }
 

@@ -19,7 +19,7 @@ use super::query::Asked;
 /// The query means nothing, or the events are still being read.
 pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
     let asked = Asked::read(uri, &["mesh", "node", "since", "limit"])?;
-    door.story.caught_up(&door.log).await?;
+    door.story.caught_up(&*door.log).await?;
     door.read(move |door| {
         Ok(answer::lines(door.story.show(|views| {
             let all = views.incidents.iter();

@@ -17,9 +17,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use tokio::time::timeout;
 
-use crate::embedded::{EmbeddedError, Incoming, Receipt};
 use crate::model::{MeshId, MetricsRecord, NodeId, NodeKey, Outcome, RawSample, Span, Time};
 use crate::monitor::names;
+use crate::runtime::{AppendError, Durable, Incoming};
 use crate::stream::Topic;
 use crate::topology::ingest::{Refused, Taken, take};
 use crate::wire;
@@ -75,7 +75,7 @@ pub(super) async fn take_in(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let waiting = door.waiting(Topic::Metrics);
+    let waiting = door.log.waiting(Topic::Metrics);
     if waiting > door.settings.queue_max {
         return Err(Refusal::later(
             StatusCode::TOO_MANY_REQUESTS,
@@ -89,7 +89,7 @@ pub(super) async fn take_in(
     }
     let avro = is_avro(headers)?;
     let body = door.bodies.read(headers, body).await?;
-    let (receipt, answer) = door
+    let (kept, answer) = door
         .write(move |door| {
             let begun = Instant::now();
             let sorted = if avro {
@@ -101,8 +101,8 @@ pub(super) async fn take_in(
             keep(door, what, sorted)
         })
         .await?;
-    if let Some(receipt) = receipt {
-        durable(door, receipt).await?;
+    if let Some(kept) = kept {
+        durable(door, kept).await?;
     }
     Ok(answer)
 }
@@ -260,7 +260,7 @@ impl Sorted {
 }
 
 /// Appends what was taken, and says what is answered once that is durable.
-fn keep(door: &Door, what: What, sorted: Sorted) -> Result<(Option<Receipt>, Response), Refusal> {
+fn keep(door: &Door, what: What, sorted: Sorted) -> Result<(Option<Durable>, Response), Refusal> {
     let accepted = sorted.records.len();
     let status = match sorted.legible {
         true => StatusCode::OK,
@@ -271,28 +271,21 @@ fn keep(door: &Door, what: What, sorted: Sorted) -> Result<(Option<Receipt>, Res
     if accepted == 0 {
         return Ok((None, answer));
     }
-    let receipt = door
+    let kept = door
         .log
         .append(Topic::Metrics, sorted.records)
         .map_err(not_kept)?;
     door.tally.accepted(what, accepted as u64);
     let heard = door.log.now();
     door.links().note(sorted.seen, heard);
-    Ok((Some(receipt), answer))
+    Ok((Some(kept), answer))
 }
 
-fn not_kept(error: EmbeddedError) -> Refusal {
+fn not_kept(error: AppendError) -> Refusal {
     let status = StatusCode::SERVICE_UNAVAILABLE;
     match error {
-        EmbeddedError::NearlyFull { .. } => Refusal::later(
-            status,
-            format!("{error}; nothing was taken, send it again later"),
-            FULL_RETRY_S,
-        ),
-        error => Refusal::new(
-            status,
-            format!("appending: {error}; it may or may not be in the log, send it again"),
-        ),
+        AppendError::NotTaken { retry_s, .. } => Refusal::later(status, error.to_string(), retry_s),
+        AppendError::Unknown(_) => Refusal::new(status, error.to_string()),
     }
 }
 
@@ -329,13 +322,12 @@ fn told(sorted: &Sorted, status: StatusCode) -> String {
 }
 
 /// Waits until what was appended is durable.
-async fn durable(door: &Arc<Door>, receipt: Receipt) -> Result<(), Refusal> {
-    let mut moved = door.log.moved();
+async fn durable(door: &Arc<Door>, kept: Durable) -> Result<(), Refusal> {
     let mut stopping = door.stopping.subscribe();
     let kept = async {
         tokio::select! {
-            kept = moved.wait_for(|moved| *moved >= receipt.write) => kept.is_ok(),
-            () = after_stop(&mut stopping) => false,
+            kept = kept => kept,
+            () = after_stop(&mut stopping) => Err(closing().error),
         }
     };
     let unknown = |why: &str| {
@@ -346,9 +338,9 @@ async fn durable(door: &Arc<Door>, receipt: Receipt) -> Result<(), Refusal> {
         )
     };
     match timeout(DURABLE_PATIENCE, kept).await {
-        Ok(true) => Ok(()),
-        Ok(false) if *door.stopping.borrow() => Err(unknown(&closing().error)),
-        Ok(false) => Err(unknown("the log ended")),
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) if *door.stopping.borrow() => Err(unknown(&closing().error)),
+        Ok(Err(why)) => Err(unknown(&why)),
         Err(_) => Err(unknown("the log did not become durable in time")),
     }
 }
@@ -398,9 +390,6 @@ const REJECTED_LISTED_MAX: usize = 10_000;
 
 /// When to come again while too much waits for the loop, s.
 const QUEUE_RETRY_S: u32 = 1;
-
-/// When to come again while the disk is nearly full, s.
-const FULL_RETRY_S: u32 = 30;
 
 /// How long what was appended may take to become durable.
 const DURABLE_PATIENCE: Duration = Duration::from_secs(10);

@@ -94,7 +94,8 @@ pub(super) async fn graph(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refus
         let known = nodes::known(door, asked.mesh.as_ref(), NODES_MAX)?;
         let since = door.log.now() - LINKS_KEPT;
         let links = door.links().of(asked.mesh.as_ref(), since);
-        Ok(json(StatusCode::OK, net_json(&known, &links)))
+        let graph = json(StatusCode::OK, net_json(&known, &links));
+        Ok(nodes::with_held(door, graph))
     })
     .await
 }

@@ -248,7 +248,7 @@ fn of_loop(page: &Page, door: &Door) {
         "homeostat_lag_records",
         "Records written and not folded yet.",
         "stage",
-        lag.map(|(stage, inbox)| (stage, door.waiting(inbox) as f64)),
+        lag.map(|(stage, inbox)| (stage, door.log.waiting(inbox) as f64)),
     );
 }
 
@@ -264,13 +264,18 @@ fn of_log(page: &Page, door: &Door) {
         "homeostat_log_end_offset",
         "One past the last record that may be seen.",
         "topic",
-        Topic::ALL.map(|topic| (topic.name(), door.log.visible_end(topic) as f64)),
+        Topic::ALL.map(|topic| {
+            let ends = door.log.seen_ends(topic);
+            (topic.name(), ends.iter().sum::<i64>() as f64)
+        }),
     );
-    page.gauge(
-        "homeostat_free_bytes",
-        "Free bytes on the log's disk.",
-        door.log.free_bytes() as f64,
-    );
+    if let Some(free) = door.log.free_bytes() {
+        page.gauge(
+            "homeostat_free_bytes",
+            "Free bytes on the log's disk.",
+            free as f64,
+        );
+    }
 }
 
 fn of_story(page: &Page, door: &Door) {
@@ -357,8 +362,12 @@ fn of_nodes(page: &Page, door: &Door) -> Result<(), Refusal> {
         true => door.settings.node_series_max,
         false => 0,
     };
-    let shown = gauges(door.log.rows("analyze"), max)
-        .map_err(|error| Refusal::failed("reading the rows of analyze", &error))?;
+    let mut shown = Vec::new();
+    for (_, rows) in door.log.rows("analyze") {
+        let more = gauges(rows, max - shown.len())
+            .map_err(|error| Refusal::failed("reading the rows of analyze", &error))?;
+        shown.extend(more);
+    }
     page.gauge(
         "homeostat_nodes_without_series",
         "Nodes without series of their own (web.node_series, web.node_series_max).",

@@ -1,17 +1,20 @@
 //! `GET /v1/nodes` and below: where nodes stand now, one object a line, and a node's windows.
+//!
+//! Where several processes share the partitions of a log, each answers for the meshes and nodes
+//! whose rows it holds; [`HELD`] says which partitions these are.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Map, Value, json as value};
 
 use crate::model::{EventTime, MeshId, Metric, NodeId, NodeKey, Span, Time};
-use crate::runtime::Below;
+use crate::runtime::{Below, partition_of};
 use crate::stream::{Base, Key as _, Ledger, window_key};
 use crate::topology::analyze::{WINDOW_MS, window};
-use crate::topology::now::{self, NodeNow};
+use crate::topology::now::{self, NodeNow, StageRows};
 
 use super::Door;
 use super::answer::{Refusal, json, lines};
@@ -43,7 +46,7 @@ pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusa
             },
         )?;
         let text: String = nodes.iter().map(|node| node.json() + "\n").collect();
-        Ok(lines(text))
+        Ok(with_held(door, lines(text)))
     })
     .await
 }
@@ -56,7 +59,7 @@ pub(super) async fn one(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Resp
     let key = key(mesh, node)?;
     door.read(move |door| {
         let node = find(door, &key)?;
-        Ok(json(StatusCode::OK, node.json()))
+        Ok(with_held(door, json(StatusCode::OK, node.json())))
     })
     .await
 }
@@ -75,16 +78,24 @@ pub(super) async fn windows(door: &Arc<Door>, mesh: &str, node: &str) -> Result<
             .iter()
             .map(|start| window_key(*start, &key))
             .collect();
+        let partition = partition_of(key.node.as_str().as_bytes(), door.partitions());
+        if let Some(held) = held_in_part(door)
+            && !is_held(door, ANALYZE, partition)
+        {
+            return Err(Refusal::not_found(format!(
+                "the windows of {key} are of partition {partition} of metrics; {held}"
+            )));
+        }
         let found = door
             .log
-            .windows(&keys)
+            .windows(partition, &keys)
             .map_err(|error| Refusal::failed("reading the windows", &error))?;
         let text: String = starts
             .iter()
             .zip(&found)
             .filter_map(|(start, bytes)| line(EventTime(*start), bytes.as_deref()?))
             .collect();
-        Ok(lines(text))
+        Ok(with_held(door, lines(text)))
     })
     .await
 }
@@ -142,30 +153,78 @@ pub(super) fn known(
         .collect())
 }
 
-/// How many nodes are known.
+/// How many nodes are known here.
 ///
 /// # Errors
 /// Rows cannot be read.
 pub(super) fn count(door: &Door) -> Result<u64, Refusal> {
-    let below = Rc::new(Below::new(door.log.rows("plan")));
-    let base: Rc<dyn Base> = below.clone();
-    let ledger = Ledger::new(&base);
     let mut nodes = 0;
-    let mut mesh = MeshId::none();
-    while let Some((next, row)) = ledger.meshes.next(&mesh) {
-        nodes += u64::try_from(row.nodes).unwrap_or(0);
-        mesh = next;
+    for (_, rows) in door.log.rows(PLAN) {
+        let below = Rc::new(Below::new(rows));
+        let base: Rc<dyn Base> = below.clone();
+        let ledger = Ledger::new(&base);
+        let mut mesh = MeshId::none();
+        while let Some((next, row)) = ledger.meshes.next(&mesh) {
+            nodes += u64::try_from(row.nodes).unwrap_or(0);
+            mesh = next;
+        }
+        below
+            .check()
+            .map_err(|error| Refusal::failed("reading the rows of plan", &error))?;
     }
-    below
-        .check()
-        .map_err(|error| Refusal::failed("reading the rows of plan", &error))?;
     Ok(nodes)
 }
 
-/// Plan's rows as they lie in files: a little behind the log, enough for what seldom changes.
-pub(super) fn ledger(door: &Door) -> Ledger {
-    let base: Rc<dyn Base> = Rc::new(Below::new(door.log.rows("plan")));
-    Ledger::new(&base)
+/// Plan's rows that are held here, as they lie in files: a little behind the log, enough for what
+/// seldom changes.
+pub(super) fn ledgers(door: &Door) -> Vec<Ledger> {
+    let ledger = |(_, rows)| {
+        let base: Rc<dyn Base> = Rc::new(Below::new(rows));
+        Ledger::new(&base)
+    };
+    door.log.rows(PLAN).into_iter().map(ledger).collect()
+}
+
+/// Which partitions' rows this process holds, in words; `None` where it holds all.
+pub(super) fn held_in_part(door: &Door) -> Option<String> {
+    let held = held(door)?;
+    Some(format!(
+        "this process holds {held} of {} partitions",
+        door.partitions()
+    ))
+}
+
+/// `plan=0,2 analyze=1`; `None` where all are held here.
+fn held(door: &Door) -> Option<String> {
+    let partitions = door.partitions() as usize;
+    let of_stage = |stage: &str| -> Vec<i32> {
+        let rows = door.log.rows(stage).into_iter();
+        rows.map(|(partition, _)| partition).collect()
+    };
+    let held = [PLAN, ANALYZE].map(|stage| (stage, of_stage(stage)));
+    if held.iter().all(|(_, held)| held.len() == partitions) {
+        return None;
+    }
+    let said = held.map(|(stage, held)| {
+        let held: Vec<String> = held.iter().map(i32::to_string).collect();
+        format!("{stage}={}", held.join(","))
+    });
+    Some(said.join(" "))
+}
+
+fn is_held(door: &Door, stage: &str, partition: i32) -> bool {
+    let rows = door.log.rows(stage);
+    rows.iter().any(|(held, _)| *held == partition)
+}
+
+/// The answer, saying for which partitions where it is not for all.
+pub(super) fn with_held(door: &Door, mut response: Response) -> Response {
+    if let Some(held) = held(door)
+        && let Ok(held) = HeaderValue::from_str(&held)
+    {
+        response.headers_mut().insert(HELD, held);
+    }
+    response
 }
 
 fn find(door: &Door, key: &NodeKey) -> Result<NodeNow, Refusal> {
@@ -176,16 +235,27 @@ fn find(door: &Door, key: &NodeKey) -> Result<NodeNow, Refusal> {
         limit: 1,
     };
     read(door, &asked)?.pop().ok_or_else(|| {
-        Refusal::not_found(format!(
-            "no node {key} was heard: GET /v1/nodes lists those that were"
-        ))
+        let partition = partition_of(key.mesh.as_str().as_bytes(), door.partitions());
+        Refusal::not_found(match held_in_part(door) {
+            Some(held) if !is_held(door, PLAN, partition) => {
+                format!(
+                    "mesh {} is of partition {partition} of events; {held}",
+                    key.mesh
+                )
+            }
+            _ => format!("no node {key} was heard: GET /v1/nodes lists those that were"),
+        })
     })
 }
 
 fn read(door: &Door, asked: &now::Asked) -> Result<Vec<NodeNow>, Refusal> {
-    let mut source = door.log.source();
-    let (plan, analyze) = (door.log.rows("plan"), door.log.rows("analyze"));
-    now::nodes(plan, analyze, &mut *source, asked)
+    let mut source = door.source()?;
+    let rows = StageRows {
+        partitions: door.partitions(),
+        plan: door.log.rows(PLAN),
+        analyze: door.log.rows(ANALYZE),
+    };
+    now::nodes(&rows, &mut *source, asked)
         .map_err(|error| Refusal::failed("reading where the nodes stand", &error))
 }
 
@@ -202,6 +272,14 @@ fn key(mesh: &str, node: &str) -> Result<NodeKey, Refusal> {
         node: NodeId::parse(node).ok_or_else(|| name("node", node))?,
     })
 }
+
+/// Says which partitions' rows an answer was made of, where those are not all:
+/// `plan=0,2 analyze=0,2`.
+const HELD: &str = "homeostat-partitions";
+
+const PLAN: &str = "plan";
+
+const ANALYZE: &str = "analyze";
 
 /// How far back windows are shown.
 const HOUR: Span = Span::seconds(3600);

@@ -16,6 +16,8 @@ pub(super) struct Asked {
     pub(super) node: Option<NodeId>,
     /// `type`.
     pub(super) kind: Option<String>,
+    /// `partition`; 0 when it is not named.
+    pub(super) partition: i32,
     /// `from`: a seq or an offset.
     pub(super) from: Option<i64>,
     /// `to`: an offset.
@@ -70,6 +72,10 @@ impl Asked {
                 self.node = Some(node.ok_or_else(|| name_too_long(word, value))?);
             }
             "type" => self.kind = Some(value.to_owned()),
+            "partition" => {
+                let partition = number().and_then(|n| i32::try_from(n).ok());
+                self.partition = partition.ok_or_else(|| wrong("a whole number from 0"))?;
+            }
             "from" => self.from = Some(number().ok_or_else(|| wrong("a whole number from 0"))?),
             "to" => self.to = Some(number().ok_or_else(|| wrong("a whole number from 0"))?),
             "since" => self.since = Some(moment(value)?),

@@ -11,7 +11,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use crate::runtime::frame::{LogState, PositionState, TopicState, write_chunk, write_rows};
-use crate::runtime::{Chunk, LogError, RowsCopy, Source, only};
+use crate::runtime::{Chunk, LogError, RowsCopy, Source, TopicPartition, partitions_of};
 use crate::stream::Topic;
 
 use super::Door;
@@ -32,22 +32,25 @@ pub(super) fn state(door: &Door) -> Result<Response, Refusal> {
         )
     })?;
     let sizes = door.log.sizes();
-    let mut source = door.log.source();
+    let mut source = door.source()?;
     // Positions first: where they have reached the ends, nothing waits.
     let mut positions = Vec::new();
-    for inbox in [Topic::Metrics, Topic::PlanInbox] {
-        let position = source.position(only(inbox)).map_err(failed)?;
+    let inboxes = [Topic::Metrics, Topic::PlanInbox];
+    let all = |topic: &Topic| partitions_of(*topic, title.partitions);
+    for inbox in inboxes.iter().flat_map(all) {
+        let position = source.position(inbox).map_err(failed)?;
         positions.extend(position.map(|position| PositionState {
-            topic: inbox.name().to_owned(),
-            partition: 0,
+            topic: inbox.topic.name().to_owned(),
+            partition: inbox.partition,
             position,
         }));
     }
     let topics = Topic::ALL
-        .into_iter()
-        .map(|topic| {
-            let size = sizes.iter().find(|(name, _)| *name == topic.name());
-            topic_state(&mut *source, topic, size.map_or(0, |(_, bytes)| *bytes))
+        .iter()
+        .flat_map(all)
+        .map(|of| {
+            let size = sizes.iter().find(|(name, _)| *name == of.topic.name());
+            topic_state(&mut *source, of, size.map_or(0, |(_, bytes)| *bytes))
         })
         .collect::<Result<_, _>>()
         .map_err(failed)?;
@@ -58,18 +61,22 @@ pub(super) fn state(door: &Door) -> Result<Response, Refusal> {
         partitions: title.partitions,
         topics,
         positions,
-        free_bytes: door.log.free_bytes(),
+        free_bytes: door.log.free_bytes().unwrap_or(u64::MAX),
     };
     let text = serde_json::to_string(&state).expect("a log's state is plain data");
     Ok(json(StatusCode::OK, text))
 }
 
-fn topic_state(source: &mut dyn Source, topic: Topic, bytes: u64) -> Result<TopicState, LogError> {
-    let of = only(topic);
+fn topic_state(
+    source: &mut dyn Source,
+    of: TopicPartition,
+    bytes: u64,
+) -> Result<TopicState, LogError> {
     let (start, end) = (source.start(of)?, source.end(of)?);
     let first = source.read(of, start, end, 1)?;
     Ok(TopicState {
-        topic: topic.name().to_owned(),
+        topic: of.topic.name().to_owned(),
+        partition: of.partition,
         start,
         end,
         bytes,
@@ -77,7 +84,8 @@ fn topic_state(source: &mut dyn Source, topic: Topic, bytes: u64) -> Result<Topi
     })
 }
 
-/// `GET /v1/log/{topic}?from=&to=&limit=`: a piece of a topic, in the codec of `runtime::frame`.
+/// `GET /v1/log/{topic}?partition=&from=&to=&limit=`: a piece of a topic's partition, the first if
+/// none is named, in the codec of `runtime::frame`.
 ///
 /// # Errors
 /// There is no such topic, or it cannot be read.
@@ -86,7 +94,7 @@ pub(super) async fn records(
     uri: &Uri,
     topic: String,
 ) -> Result<Response, Refusal> {
-    let asked = Asked::read(uri, &["from", "to", "limit"])?;
+    let asked = Asked::read(uri, &["partition", "from", "to", "limit"])?;
     let topic = Topic::parse(&topic).ok_or_else(|| {
         let names: Vec<&str> = Topic::ALL.iter().map(|topic| topic.name()).collect();
         Refusal::not_found(format!(
@@ -95,8 +103,19 @@ pub(super) async fn records(
         ))
     })?;
     door.read(move |door| {
-        let of = only(topic);
-        let mut source = door.log.source();
+        let partitions = door.partitions();
+        if asked.partition >= partitions {
+            return Err(Refusal::not_found(format!(
+                "partition {} of {}: it has {partitions}, counted from 0",
+                asked.partition,
+                topic.name()
+            )));
+        }
+        let of = TopicPartition {
+            topic,
+            partition: asked.partition,
+        };
+        let mut source = door.source()?;
         let end = source.end(of).map_err(failed)?;
         let from = match asked.from {
             Some(from) => from,
@@ -130,7 +149,7 @@ pub(super) async fn records(
 /// # Errors
 /// They cannot be read.
 pub(super) fn copies(door: &Door, stage: &str) -> Result<Response, Refusal> {
-    let copies = door.log.source().copies(stage).map_err(failed)?;
+    let copies = door.source()?.copies(stage).map_err(failed)?;
     let text = serde_json::to_string(&copies).expect("a copy's description is plain data");
     Ok(json(StatusCode::OK, text))
 }
@@ -147,7 +166,7 @@ pub(super) async fn copied_rows(
 ) -> Result<Response, Refusal> {
     let asked = Asked::read(uri, &["after", "limit"])?;
     door.read(move |door| {
-        let mut source = door.log.source();
+        let mut source = door.source()?;
         let copies = source.copies(&stage).map_err(failed)?;
         let copy = id
             .parse()
@@ -212,10 +231,9 @@ pub(super) async fn backup(
         )));
     }
     door.aside(move |door| {
-        door.log.backup(Path::new(&order.dir)).map_err(|error| {
-            let error = error.to_string();
-            Refusal::new(StatusCode::CONFLICT, error)
-        })?;
+        door.log
+            .backup(Path::new(&order.dir))
+            .map_err(|error| Refusal::new(StatusCode::CONFLICT, error))?;
         let done = serde_json::json!({ "dir": order.dir });
         Ok(json(StatusCode::OK, done.to_string()))
     })

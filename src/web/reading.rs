@@ -5,8 +5,9 @@ use std::ops::ControlFlow;
 use axum::http::{StatusCode, Uri};
 
 use crate::model::{MeshId, NodeId, Span};
-use crate::runtime::{LogError, Record, Source, offset_at, only};
+use crate::runtime::{LogError, Merged, Record, Source, TopicPartition};
 use crate::stream::Topic;
+use crate::topology::places::partitions_for;
 use crate::wire;
 
 use super::Door;
@@ -16,19 +17,22 @@ use super::query::Asked;
 /// A record as it is answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Line {
-    pub(super) offset: i64,
+    /// Where who has read it goes on; empty where nobody follows.
+    pub(super) id: String,
     /// The kind of a server-sent event.
     pub(super) kind: &'static str,
     pub(super) json: String,
 }
 
-/// A way through a topic, from where it was asked for.
+/// A way through a topic, from where it was asked for: through the partition that holds what is
+/// wanted, or all of them as one.
 #[derive(Clone, Debug)]
 pub(super) struct Reel {
     topic: Topic,
     asked: Asked,
-    /// The offset that is read next.
-    pub(super) next: i64,
+    way: Merged,
+    /// Somebody goes on with it.
+    followed: bool,
 }
 
 /// Where to begin when nothing says it.
@@ -55,113 +59,176 @@ pub(super) fn asked(topic: Topic, uri: &Uri) -> Result<Asked, Refusal> {
 }
 
 impl Reel {
-    /// A way from behind the offset `after`, else from where it was asked for.
+    /// A way from behind the event of the id `after`, else from where it was asked for, to what can
+    /// be read now.
     ///
     /// # Errors
-    /// The log cannot be read, or `after` is past its end.
+    /// The log cannot be read, or `after` is no id of its.
     pub(super) fn new(
         door: &Door,
         topic: Topic,
         asked: Asked,
-        after: Option<i64>,
+        after: Option<&str>,
         default: Default,
     ) -> Result<Reel, Refusal> {
-        let mut source = door.log.source();
-        let next = match after {
-            Some(after) => {
-                let end = door.log.visible_end(topic);
-                if after >= end {
-                    return Err(Refusal::new(
-                        StatusCode::CONFLICT,
-                        format!(
-                            "Last-Event-ID {after} is past the end {end} of {}: it is of another \
-                             log; begin without it",
-                            topic.name()
-                        ),
-                    ));
-                }
-                after.saturating_add(1)
+        let mut source = door.source()?;
+        let failed = |error| Refusal::failed("reading the log", &error);
+        let (mesh, node) = (asked.mesh.as_ref(), asked.node.as_ref());
+        let partitions = partitions_for(topic, mesh, node, door.partitions());
+        let ends = source.ends(&partitions).map_err(failed)?;
+        let from = match after {
+            Some(id) => behind(id, topic, &ends)?,
+            None => {
+                begin(door, &mut *source, &partitions, &ends, &asked, default).map_err(failed)?
             }
-            None => begin(door, &mut *source, topic, &asked, default)
-                .map_err(|error| Refusal::failed("reading the log", &error))?,
         };
-        Ok(Reel { topic, asked, next })
+        let mut way = Merged::new(partitions.into_iter().zip(from));
+        way.go_on(&ends);
+        Ok(Reel {
+            topic,
+            asked,
+            way,
+            followed: default == Default::End,
+        })
     }
 
-    /// One past what can be read now.
-    pub(super) fn end(&self, door: &Door) -> i64 {
-        door.log.visible_end(self.topic)
+    /// May be read on to what may be seen by now.
+    pub(super) fn go_on(&mut self, door: &Door) {
+        let seen = door.log.seen_ends(self.topic);
+        let end = |of: TopicPartition| seen.get(of.partition as usize).copied().unwrap_or(0);
+        let ends: Vec<i64> = self.way.partitions().into_iter().map(end).collect();
+        self.way.go_on(&ends);
     }
 
-    /// Reads on to `to`, until about `bytes_max` are found or enough was looked at, and answers at
-    /// most `lines_max` lines.
+    /// Whether all is read that may be.
+    pub(super) fn is_done(&self) -> bool {
+        self.way.is_done()
+    }
+
+    /// Where who has read so far goes on; `None` at the very beginning.
+    pub(super) fn id(&self) -> Option<String> {
+        write_id(&self.way.places())
+    }
+
+    /// Reads on until about `bytes_max` are found or enough was looked at, and answers at most
+    /// `lines_max` lines.
     ///
     /// # Errors
     /// The log cannot be read.
     pub(super) fn more(
         &mut self,
         door: &Door,
-        to: i64,
         lines_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Line>, Refusal> {
-        let mut source = door.log.source();
+        let mut source = door.source()?;
         let mut lines = Vec::new();
         let mut bytes = 0;
-        let of = only(self.topic);
-        for _ in 0..CHUNKS_AT_A_TIME {
-            if self.next >= to {
+        for _ in 0..RECORDS_LOOKED_AT {
+            let record = self.way.next(&mut *source, RECORDS_AT_A_TIME);
+            let record = record.map_err(|error| Refusal::failed("reading the log", &error))?;
+            let Some((_, record)) = record else { break };
+            let Some((kind, json)) = line(self.topic, &record, &self.asked) else {
+                continue;
+            };
+            bytes += json.len();
+            let id = match self.followed {
+                true => self.id().unwrap_or_default(),
+                false => String::new(),
+            };
+            lines.push(Line { id, kind, json });
+            if lines.len() >= lines_max || bytes >= bytes_max {
                 break;
             }
-            let chunk = source
-                .read(of, self.next, to, RECORDS_AT_A_TIME)
-                .map_err(|error| Refusal::failed("reading the log", &error))?;
-            for record in chunk.records {
-                self.next = record.offset + 1;
-                let Some(line) = line(self.topic, &record, &self.asked) else {
-                    continue;
-                };
-                bytes += line.json.len();
-                lines.push(line);
-                if lines.len() >= lines_max || bytes >= bytes_max {
-                    return Ok(lines);
-                }
-            }
-            self.next = chunk.next.max(self.next);
         }
         Ok(lines)
     }
 }
 
-/// The offset with which to begin.
+/// Places in partitions as an event's id: of one partition the offset of the event, of several
+/// where each goes on, in hex.
+fn write_id(places: &[i64]) -> Option<String> {
+    match places {
+        [next] => (*next > 0).then(|| (next - 1).to_string()),
+        many => {
+            let places: Vec<String> = many.iter().map(|next| format!("{next:x}")).collect();
+            Some(places.join("."))
+        }
+    }
+}
+
+/// The places that an id of so many partitions says.
+fn read_id(id: &str, partitions: usize) -> Option<Vec<i64>> {
+    let number = |text: &str, radix| i64::from_str_radix(text, radix).ok().filter(|n| *n >= 0);
+    if partitions == 1 {
+        return Some(vec![number(id, 10)?.saturating_add(1)]);
+    }
+    let places: Option<Vec<i64>> = id.split('.').map(|place| number(place, 16)).collect();
+    places.filter(|places| places.len() == partitions)
+}
+
+/// The places behind the event of an id.
+fn behind(id: &str, topic: Topic, ends: &[i64]) -> Result<Vec<i64>, Refusal> {
+    let places = read_id(id, ends.len()).ok_or_else(|| {
+        Refusal::bad(format!(
+            "Last-Event-ID {id:?}: expected the id of an event that was followed"
+        ))
+    })?;
+    if let Some((_, end)) = places.iter().zip(ends).find(|(place, end)| place > end) {
+        return Err(Refusal::new(
+            StatusCode::CONFLICT,
+            format!(
+                "Last-Event-ID {id} is past the end {end} of {}: it is of another log; begin \
+                 without it",
+                topic.name()
+            ),
+        ));
+    }
+    Ok(places)
+}
+
+/// The offsets with which to begin.
 fn begin(
     door: &Door,
     source: &mut dyn Source,
-    topic: Topic,
+    partitions: &[TopicPartition],
+    ends: &[i64],
     asked: &Asked,
     default: Default,
-) -> Result<i64, LogError> {
-    let of = only(topic);
-    let start = source.start(of)?;
+) -> Result<Vec<i64>, LogError> {
+    let mut from = Vec::with_capacity(partitions.len());
+    for (of, end) in partitions.iter().zip(ends) {
+        from.push(match (begin_in(door, source, *of, asked)?, default) {
+            (Some(begin), _) => begin.max(source.start(*of)?),
+            (None, Default::Start) => source.start(*of)?,
+            (None, Default::End) => *end,
+        });
+    }
+    Ok(from)
+}
+
+/// The offset with which to begin in a partition, if something says it.
+fn begin_in(
+    door: &Door,
+    source: &mut dyn Source,
+    of: TopicPartition,
+    asked: &Asked,
+) -> Result<Option<i64>, LogError> {
     let mut begin = None;
     if asked.since_ttl {
-        begin = Some(offset_at(source, of, door.log.now() - TTL_MAX)?);
+        begin = Some(source.offset_at(of, door.log.now() - TTL_MAX)?);
     }
     if let Some(since) = asked.since {
-        begin = begin.max(Some(offset_at(source, of, since)?));
+        begin = begin.max(Some(source.offset_at(of, since)?));
     }
     if let Some(from) = asked.from {
-        let from = match (topic, &asked.mesh) {
-            (Topic::Events, Some(mesh)) => offset_of_seq(source, mesh, from)?,
+        let from = match (of.topic, &asked.mesh) {
+            (Topic::Events, Some(mesh)) => offset_of_seq(source, of, mesh, from)?,
             _ => from,
         };
         begin = begin.max(Some(from));
     }
-    Ok(match (begin, default) {
-        (Some(begin), _) => begin.max(start),
-        (None, Default::Start) => start,
-        (None, Default::End) => door.log.visible_end(topic),
-    })
+    Ok(begin)
 }
 
 /// Offset of the first event of a mesh whose seq is at least `seq`, by halving: seqs rise with
@@ -172,33 +239,34 @@ fn begin(
 /// The source's.
 pub(super) fn offset_of_seq(
     source: &mut dyn Source,
+    of: TopicPartition,
     mesh: &MeshId,
     seq: i64,
 ) -> Result<i64, LogError> {
-    let of = only(Topic::Events);
     let (mut low, mut high) = (source.start(of)?, source.end(of)?);
     while low < high {
         let middle = low + (high - low) / 2;
-        match first_of(source, mesh, middle, high)? {
+        match first_of(source, of, mesh, middle, high)? {
             Some((offset, found)) if found < seq => low = offset + 1,
             _ => high = middle,
         }
     }
     // The halves without an event of the mesh were cut off: the next one of it is the answer.
     let end = source.end(of)?;
-    let found = first_of(source, mesh, low, end)?;
+    let found = first_of(source, of, mesh, low, end)?;
     Ok(found.map_or(end, |(offset, _)| offset))
 }
 
 /// The first event of a mesh at or after `from` and before `to`: its offset and seq.
 fn first_of(
     source: &mut dyn Source,
+    of: TopicPartition,
     mesh: &MeshId,
     from: i64,
     to: i64,
 ) -> Result<Option<(i64, i64)>, LogError> {
     let mut found = None;
-    scan(source, from, to, |record| {
+    scan(source, of, from, to, |record| {
         let of_mesh = record.key == mesh.as_str().as_bytes();
         match wire::decode_head(&record.value) {
             Ok(head) if of_mesh => {
@@ -211,19 +279,20 @@ fn first_of(
     Ok(found)
 }
 
-/// Shows the events from `from` to below `to`, in order, until told to stop.
+/// Shows the records from `from` to below `to`, in order, until told to stop.
 ///
 /// # Errors
 /// The source's.
 pub(super) fn scan(
     source: &mut dyn Source,
+    of: TopicPartition,
     from: i64,
     to: i64,
     mut show: impl FnMut(&Record) -> ControlFlow<()>,
 ) -> Result<(), LogError> {
     let mut next = from;
     while next < to {
-        let chunk = source.read(only(Topic::Events), next, to, RECORDS_AT_A_TIME)?;
+        let chunk = source.read(of, next, to, RECORDS_AT_A_TIME)?;
         for record in &chunk.records {
             if show(record).is_break() {
                 return Ok(());
@@ -234,19 +303,14 @@ pub(super) fn scan(
     Ok(())
 }
 
-/// A record as JSON, if it is wanted and can be read.
-fn line(topic: Topic, record: &Record, asked: &Asked) -> Option<Line> {
-    let (kind, json) = match topic {
-        Topic::Events => event(record, asked)?,
-        Topic::Directives => directive(record, asked)?,
-        Topic::Cycles => cycle(record, asked)?,
-        Topic::Metrics | Topic::PlanInbox | Topic::DeadLetters => return None,
-    };
-    Some(Line {
-        offset: record.offset,
-        kind,
-        json,
-    })
+/// A record's kind and JSON, if it is wanted and can be read.
+fn line(topic: Topic, record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
+    match topic {
+        Topic::Events => event(record, asked),
+        Topic::Directives => directive(record, asked),
+        Topic::Cycles => cycle(record, asked),
+        Topic::Metrics | Topic::PlanInbox | Topic::DeadLetters => None,
+    }
 }
 
 fn event(record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
@@ -311,14 +375,14 @@ const TTL_MAX: Span = Span::seconds(3 * 3600);
 /// Records read at a time.
 const RECORDS_AT_A_TIME: usize = 512;
 
-/// Reads until others have their turn.
-const CHUNKS_AT_A_TIME: usize = 16;
+/// Records looked at until others have their turn.
+const RECORDS_LOOKED_AT: usize = 16 * RECORDS_AT_A_TIME;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{Body, Cause, Event, Time};
-    use crate::runtime::{InMemory, Recorded, TimeSource, Title};
+    use crate::runtime::{InMemory, Recorded, TimeSource, Title, only};
 
     fn record(offset: i64, mesh: &str, seq: i64) -> Record {
         let event = Event {
@@ -375,12 +439,56 @@ mod tests {
                 .map(|(i, _)| i)
                 .collect();
             for (seq, offset) in own.iter().enumerate() {
-                let found = offset_of_seq(&mut source, &MeshId::parse(mesh).unwrap(), seq as i64);
+                let found = offset_of_seq(
+                    &mut source,
+                    only(Topic::Events),
+                    &MeshId::parse(mesh).unwrap(),
+                    seq as i64,
+                );
                 assert_eq!(found, Ok(*offset), "{mesh} {seq}");
             }
             let past = own.len() as i64;
-            let found = offset_of_seq(&mut source, &MeshId::parse(mesh).unwrap(), past);
+            let found = offset_of_seq(
+                &mut source,
+                only(Topic::Events),
+                &MeshId::parse(mesh).unwrap(),
+                past,
+            );
             assert_eq!(found, Ok(meshes.len() as i64), "{mesh} {past}");
+        }
+    }
+
+    #[test]
+    fn an_id_says_where_to_go_on_in_each_partition() {
+        let check = |id: &str, partitions: usize, expected: Option<&[i64]>| {
+            let places = read_id(id, partitions);
+            assert_eq!(places.as_deref(), expected, "{id} of {partitions}");
+            if let Some(places) = places {
+                assert_eq!(write_id(&places).as_deref(), Some(id));
+            }
+        };
+        check("7", 1, Some(&[8]));
+        check("0.ff.7", 3, Some(&[0, 255, 7]));
+        for (id, partitions) in [
+            ("", 1),
+            ("-1", 1),
+            ("x", 1),
+            ("99999999999999999999", 1),
+            ("1.2", 1),
+            ("1", 2),
+            ("1.2.3", 2),
+            ("1.", 2),
+            ("1.-2", 2),
+            ("1.g", 2),
+        ] {
+            check(id, partitions, None);
+        }
+        assert_eq!(write_id(&[0]), None);
+        assert_eq!(behind("4", Topic::Events, &[5]), Ok(vec![5]));
+        assert_eq!(behind("5.0", Topic::Events, &[5, 0]), Ok(vec![5, 0]));
+        for (id, ends) in [("5", &[5][..]), ("5.1", &[5, 0])] {
+            let refused = behind(id, Topic::Events, ends).unwrap_err();
+            assert_eq!(refused.status, StatusCode::CONFLICT, "{id} of {ends:?}");
         }
     }
 

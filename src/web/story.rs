@@ -14,10 +14,9 @@ use axum::http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::embedded::Embedded;
 use crate::knowledge::views::Views;
 use crate::model::{Body, Event, Policy, Span, Time};
-use crate::runtime::{LogError, Record, offset_at, only};
+use crate::runtime::{LogError, LogHandle, Record, TopicPartition, partitions_of};
 use crate::stream::Topic;
 use crate::wire;
 
@@ -28,11 +27,12 @@ use super::server::stopped;
 
 /// What the events so far add up to.
 pub(super) struct Story {
-    /// Offset of the next event to be read.
-    seen: watch::Sender<i64>,
+    /// Per partition the offset of the next event to be read.
+    seen: watch::Sender<Vec<i64>>,
     told: Mutex<Told>,
-    /// What was there when the door opened is not counted.
-    counted_from: [i64; 2],
+    /// Per partition of the events and of the dead letters: what was there when the door opened is
+    /// not counted.
+    counted_from: [Vec<i64>; 2],
 }
 
 #[derive(Default)]
@@ -60,11 +60,11 @@ pub(super) struct Counts {
 
 impl Story {
     /// Before the first event.
-    pub(super) fn new(log: &Embedded) -> Self {
+    pub(super) fn new(log: &dyn LogHandle) -> Self {
         Story {
-            seen: watch::Sender::new(0),
+            seen: watch::Sender::new(Vec::new()),
             told: Mutex::default(),
-            counted_from: [Topic::Events, Topic::DeadLetters].map(|topic| log.visible_end(topic)),
+            counted_from: [Topic::Events, Topic::DeadLetters].map(|topic| log.seen_ends(topic)),
         }
     }
 
@@ -82,10 +82,10 @@ impl Story {
     ///
     /// # Errors
     /// It takes too long.
-    pub(super) async fn caught_up(&self, log: &Embedded) -> Result<(), Refusal> {
-        let end = log.visible_end(Topic::Events);
+    pub(super) async fn caught_up(&self, log: &dyn LogHandle) -> Result<(), Refusal> {
+        let ends = log.seen_ends(Topic::Events);
         let mut seen = self.seen.subscribe();
-        let caught_up = seen.wait_for(|seen| *seen >= end);
+        let caught_up = seen.wait_for(|seen| reach(seen, &ends));
         match timeout(CATCH_UP, caught_up).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(Refusal::later(
@@ -173,7 +173,7 @@ pub(super) async fn follow(door: Arc<Door>) {
 }
 
 async fn read_on(door: &Arc<Door>) {
-    let small = door.log.visible_end(Topic::Events) < EVENTS_AT_ONCE;
+    let small = door.log.seen_ends(Topic::Events).iter().sum::<i64>() < EVENTS_AT_ONCE;
     for _ in 0..PAUSES_BEFORE {
         if small || door.pulse.is_caught_up() {
             break;
@@ -181,28 +181,29 @@ async fn read_on(door: &Arc<Door>) {
         sleep(PAUSE).await;
     }
     let mut moved = door.log.moved();
-    let mut next: Option<i64> = None;
-    let mut dead = door.story.counted_from[1];
+    let mut next: Option<Vec<i64>> = None;
+    let mut dead = door.story.counted_from[1].clone();
     loop {
         moved.mark_unchanged();
+        let (from, letters_from) = (next.clone(), dead.clone());
         let read = door
             .read(move |door| {
                 let failed = |error| Refusal::failed("reading the log", &error);
-                let from = match next {
-                    Some(next) => next,
+                let from = match from {
+                    Some(from) => from,
                     None => first(door).map_err(failed)?,
                 };
                 let from = events(door, from).map_err(failed)?;
-                Ok((from, letters(door, dead).map_err(failed)?))
+                Ok((from, letters(door, letters_from).map_err(failed)?))
             })
             .await;
         match read {
             Ok((read, letters)) => {
+                door.story.seen.send_replace(read.clone());
+                let all = reach(&read, &door.log.seen_ends(Topic::Events))
+                    && reach(&letters, &door.log.seen_ends(Topic::DeadLetters));
                 (next, dead) = (Some(read), letters);
-                door.story.seen.send_replace(read);
-                let behind = read < door.log.visible_end(Topic::Events)
-                    || dead < door.log.visible_end(Topic::DeadLetters);
-                if behind {
+                if !all {
                     continue;
                 }
             }
@@ -215,78 +216,107 @@ async fn read_on(door: &Arc<Door>) {
     }
 }
 
-/// Where to begin.
-fn first(door: &Door) -> Result<i64, LogError> {
-    let mut source = door.log.source();
-    let of = only(Topic::Events);
-    let (start, end) = (source.start(of)?, source.end(of)?);
+/// Whether all partitions are read to these ends.
+fn reach(read: &[i64], ends: &[i64]) -> bool {
+    read.len() == ends.len() && read.iter().zip(ends).all(|(read, end)| read >= end)
+}
+
+/// Where to begin, in each partition.
+fn first(door: &Door) -> Result<Vec<i64>, LogError> {
+    let mut source = door.log.source()?;
     policies(door);
-    let recent = offset_at(&mut *source, of, door.log.now() - KEPT)?;
-    Ok(recent.max(end - EVENTS_MAX).max(start))
+    let partitions = door.partitions();
+    let most = EVENTS_MAX / i64::from(partitions);
+    let begin = |of: TopicPartition| {
+        let (start, end) = (source.start(of)?, source.end(of)?);
+        let recent = source.offset_at(of, door.log.now() - KEPT)?;
+        Ok(recent.max(end - most).max(start))
+    };
+    partitions_of(Topic::Events, partitions)
+        .map(begin)
+        .collect()
 }
 
 /// Lets the policies in force say how far ahead a sample may lie.
 fn policies(door: &Door) {
-    let ledger = super::nodes::ledger(door);
     let allow = |text: &str| {
         if let Ok(policy) = Policy::parse(text) {
             door.allow_future(Span::seconds(policy.monitor.max_future_s));
         }
     };
-    if let Some(policy) = &ledger.partition().policy {
-        allow(&policy.text);
-    }
-    let mut mesh = crate::model::MeshId::none();
-    for _ in 0..MESHES_MAX {
-        let Some((next, row)) = ledger.meshes.next(&mesh) else {
-            return;
-        };
-        allow(&row.policy.text);
-        mesh = next;
-    }
-}
-
-/// Notes a piece of the events; answers where the next begins.
-fn events(door: &Door, from: i64) -> Result<i64, LogError> {
-    let to = door.log.visible_end(Topic::Events);
-    if from >= to {
-        return Ok(from);
-    }
-    let mut source = door.log.source();
-    let chunk = source.read(only(Topic::Events), from, to, RECORDS_AT_A_TIME)?;
-    let mut told = door.story.told();
-    for record in &chunk.records {
-        // An event that this program does not know stops the loop, not its views.
-        if let Ok(event) = wire::decode_event(&record.value) {
-            let counts = record.offset >= door.story.counted_from[0];
-            if let Some(took) = told.event(&event, counts) {
-                let took = Duration::from_millis(took.0.max(0).unsigned_abs());
-                door.pulse.spent(Phase::Execute, took);
-            }
-            if let Body::Adopted { text, .. } = &event.body
-                && let Ok(policy) = Policy::parse(text)
-            {
-                door.allow_future(Span::seconds(policy.monitor.max_future_s));
-            }
+    for ledger in super::nodes::ledgers(door) {
+        if let Some(policy) = &ledger.partition().policy {
+            allow(&policy.text);
+        }
+        let mut mesh = crate::model::MeshId::none();
+        for _ in 0..MESHES_MAX {
+            let Some((next, row)) = ledger.meshes.next(&mesh) else {
+                break;
+            };
+            allow(&row.policy.text);
+            mesh = next;
         }
     }
-    told.forget();
-    Ok(chunk.next)
 }
 
-/// Counts a piece of the dead letters; answers where the next begins.
-fn letters(door: &Door, from: i64) -> Result<i64, LogError> {
-    let to = door.log.visible_end(Topic::DeadLetters);
-    if from >= to {
+/// Notes a piece of the events of each partition; answers where the next begins.
+fn events(door: &Door, from: Vec<i64>) -> Result<Vec<i64>, LogError> {
+    each_piece(door, Topic::Events, from, |of, record, told| {
+        // An event that this program does not know stops the loop, not its views.
+        let Ok(event) = wire::decode_event(&record.value) else {
+            return;
+        };
+        let counted_from = &door.story.counted_from[0];
+        let counts = counted_from
+            .get(of.partition as usize)
+            .is_none_or(|from| record.offset >= *from);
+        if let Some(took) = told.event(&event, counts) {
+            let took = Duration::from_millis(took.0.max(0).unsigned_abs());
+            door.pulse.spent(Phase::Execute, took);
+        }
+        if let Body::Adopted { text, .. } = &event.body
+            && let Ok(policy) = Policy::parse(text)
+        {
+            door.allow_future(Span::seconds(policy.monitor.max_future_s));
+        }
+    })
+}
+
+/// Counts a piece of the dead letters of each partition; answers where the next begins.
+fn letters(door: &Door, from: Vec<i64>) -> Result<Vec<i64>, LogError> {
+    each_piece(door, Topic::DeadLetters, from, |_, record, told| {
+        told.dead(record)
+    })
+}
+
+fn each_piece(
+    door: &Door,
+    topic: Topic,
+    mut from: Vec<i64>,
+    mut note: impl FnMut(TopicPartition, &Record, &mut Told),
+) -> Result<Vec<i64>, LogError> {
+    let ends = door.log.seen_ends(topic);
+    if reach(&from, &ends) {
         return Ok(from);
     }
-    let mut source = door.log.source();
-    let chunk = source.read(only(Topic::DeadLetters), from, to, RECORDS_AT_A_TIME)?;
-    let mut told = door.story.told();
-    for record in &chunk.records {
-        told.dead(record);
+    let mut source = door.log.source()?;
+    for ((of, next), end) in (0..)
+        .map(|partition| TopicPartition { topic, partition })
+        .zip(&mut from)
+        .zip(&ends)
+    {
+        if *next >= *end {
+            continue;
+        }
+        let chunk = source.read(of, *next, *end, RECORDS_AT_A_TIME)?;
+        let mut told = door.story.told();
+        for record in &chunk.records {
+            note(of, record, &mut told);
+        }
+        told.forget();
+        *next = chunk.next;
     }
-    Ok(chunk.next)
+    Ok(from)
 }
 
 /// How far back the views begin.

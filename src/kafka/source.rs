@@ -1,0 +1,218 @@
+//! The log on the brokers, to be read by who takes no part in it.
+//!
+//! # The order of positions
+//! The coordinator of a transaction tells its end to each partition by itself, and the group's
+//! offsets are one of them: a position may be answered before what was written with it may be seen.
+//! So a position is answered in this order:
+//! 1. the committed offset; one that a transaction holds which is not decided yet is waited for, so
+//!    that who has seen what a commit wrote is answered that commit;
+//! 2. the ends of all partitions, open transactions included: what that commit wrote stands before
+//!    them;
+//! 3. once all before these ends is decided, the position.
+
+use std::time::{Duration, Instant};
+
+use crate::model::{Body, LogOpened, PlanRecord, Time};
+use crate::runtime::{
+    Chunk, KeyValue, LogError, Position, Record, RowsCopy, Source, TimeSource, Title,
+    TopicPartition, partitions_of,
+};
+use crate::stream::Topic;
+use crate::wire;
+
+use super::client::{Client, KafkaError};
+use super::reader::Reader;
+
+/// Reads the log on the brokers. It has connections of its own; its calls block.
+pub struct KafkaSource {
+    client: Client,
+    reader: Reader,
+    title: Option<Title>,
+}
+
+impl KafkaSource {
+    /// Connects when it is first asked.
+    ///
+    /// # Errors
+    /// The client cannot be made of its settings.
+    pub fn new(client: &Client) -> Result<Self, KafkaError> {
+        Ok(KafkaSource {
+            client: client.clone(),
+            reader: Reader::new(client)?,
+            title: None,
+        })
+    }
+
+    /// The same, when what the log is called is known.
+    pub(super) fn titled(client: &Client, title: &Title) -> Result<Self, KafkaError> {
+        Ok(KafkaSource {
+            title: Some(title.clone()),
+            ..KafkaSource::new(client)?
+        })
+    }
+
+    /// What the log was opened as: its first event, else the record that Plan has not folded yet.
+    fn opened(&mut self) -> Result<Option<LogOpened>, LogError> {
+        let first = |topic| TopicPartition {
+            topic,
+            partition: 0,
+        };
+        let opened = self.find(first(Topic::Events), |record| {
+            match wire::decode_event(&record.value).ok()?.body {
+                Body::LogOpened {
+                    log_id,
+                    audit_name,
+                    partitions,
+                    time_source,
+                } => Some(LogOpened {
+                    log_id,
+                    audit_name,
+                    partitions,
+                    time_source,
+                }),
+                _ => None,
+            }
+        })?;
+        if opened.is_some() {
+            return Ok(opened);
+        }
+        self.find(first(Topic::PlanInbox), |record| {
+            match wire::decode_plan(&record.value).ok()? {
+                PlanRecord::LogOpened(opened) => Some(opened),
+                _ => None,
+            }
+        })
+    }
+
+    /// The first record that is wanted, of the first few.
+    fn find<T>(
+        &mut self,
+        of: TopicPartition,
+        wanted: impl Fn(&Record) -> Option<T>,
+    ) -> Result<Option<T>, LogError> {
+        let (mut next, end) = (self.start(of)?, self.end(of)?);
+        while next < end {
+            let chunk = self.read(of, next, end, PIECE)?;
+            if let Some(found) = chunk.records.iter().find_map(&wanted) {
+                return Ok(Some(found));
+            }
+            if !chunk.records.is_empty() {
+                break;
+            }
+            next = chunk.next;
+        }
+        Ok(None)
+    }
+
+    /// Waits until all that stands in the log by now is decided.
+    fn settle(&mut self) -> Result<(), LogError> {
+        let partitions = self.title()?.partitions;
+        let all: Vec<TopicPartition> = Topic::ALL
+            .into_iter()
+            .flat_map(|topic| partitions_of(topic, partitions))
+            .collect();
+        let ends = self.reader.high_watermarks(&all).map_err(failed)?;
+        let until = Instant::now() + self.client.patience();
+        loop {
+            let stable = self.reader.stable_ends(&all).map_err(failed)?;
+            let open = ends.iter().zip(&stable).position(|(end, seen)| seen < end);
+            let Some(open) = open else { return Ok(()) };
+            if Instant::now() >= until {
+                return Err(LogError::Undecided(all[open]));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+impl Source for KafkaSource {
+    fn title(&mut self) -> Result<Title, LogError> {
+        if let Some(title) = &self.title {
+            return Ok(title.clone());
+        }
+        let opened = self.opened()?.ok_or_else(|| {
+            LogError::Failed(format!(
+                "reading the log at {}: it was not opened yet; `homeostat topics create` opens it",
+                self.client.brokers()
+            ))
+        })?;
+        let title = Title {
+            log_id: opened.log_id,
+            prefix: self.client.prefix.clone(),
+            time_source: TimeSource::named(&opened.time_source),
+            partitions: opened.partitions,
+        };
+        self.title = Some(title.clone());
+        Ok(title)
+    }
+
+    fn start(&mut self, of: TopicPartition) -> Result<i64, LogError> {
+        self.reader.start(of).map_err(failed)
+    }
+
+    fn end(&mut self, of: TopicPartition) -> Result<i64, LogError> {
+        self.reader.stable_end(of).map_err(failed)
+    }
+
+    fn ends(&mut self, of: &[TopicPartition]) -> Result<Vec<i64>, LogError> {
+        self.reader.stable_ends(of).map_err(failed)
+    }
+
+    fn offset_at(&mut self, of: TopicPartition, time: Time) -> Result<i64, LogError> {
+        match self.reader.offset_at(of, time).map_err(failed)? {
+            Some(offset) => Ok(offset),
+            None => self.end(of),
+        }
+    }
+
+    fn position(&mut self, inbox: TopicPartition) -> Result<Option<Position>, LogError> {
+        let position = self.reader.positions(&[inbox])?[0];
+        self.settle()?;
+        Ok(Some(position.unwrap_or(NOTHING_FOLDED)))
+    }
+
+    fn read(
+        &mut self,
+        of: TopicPartition,
+        from: i64,
+        to: i64,
+        records_max: usize,
+    ) -> Result<Chunk, LogError> {
+        let read = self.reader.read(of, from, to, records_max.max(1));
+        read.map_err(failed)
+    }
+
+    /// None: snapshots lie in their own place.
+    fn copies(&mut self, _stage: &str) -> Result<Vec<RowsCopy>, LogError> {
+        Ok(Vec::new())
+    }
+
+    fn copied_rows(
+        &mut self,
+        copy: &RowsCopy,
+        _after: &[u8],
+        _rows_max: usize,
+    ) -> Result<Vec<KeyValue>, LogError> {
+        let (id, stage) = (copy.id, &copy.stage);
+        Err(LogError::Failed(format!(
+            "reading copy {id} of {stage}: the brokers keep none"
+        )))
+    }
+}
+
+fn failed(error: KafkaError) -> LogError {
+    LogError::Failed(error.0)
+}
+
+/// The position of an inbox of which nothing is folded.
+const NOTHING_FOLDED: Position = Position {
+    next: 0,
+    time: Time(0),
+    hears_since: Time(0),
+};
+
+/// Between two looks whether all is decided.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Records that are read in search of the log's title.
+const PIECE: usize = 100;
