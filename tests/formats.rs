@@ -26,7 +26,8 @@ use homeostat::config::settings::{CloudEvents, Form, FormatsSettings};
 use homeostat::model::{Given, MetricsRecord, Time};
 use homeostat::registry::{Foreign, RegistryError};
 use homeostat::runtime::{
-    Config, Entering, Formats, Outgoing, Record, Router, TopicPartition, When, fold_straight,
+    Config, Entering, Formats, Held, LogError, Outgoing, Record, Router, TopicPartition, When,
+    enter_again, fold_straight,
 };
 use homeostat::stream::Topic;
 use homeostat::topology;
@@ -1049,6 +1050,71 @@ fn what_was_given_up_once_is_given_up_again_whatever_the_registry_says_then() {
     assert!(
         words.contains("offset 6") && words.contains("schema 7"),
         "{words}"
+    );
+}
+
+/// The two ways in as a log takes them: polled, and read again below the committed position.
+#[test]
+fn a_partition_is_held_up_in_order_and_read_again_alike() {
+    let registry = Registry::start();
+    registry.is(Mood::Slow);
+    let mut formats = open(&patient(&registry), &folder("held"));
+    let other = at(Topic::Metrics, 1);
+    let (mut held, mut out) = (Held::default(), Vec::new());
+    for record in story() {
+        assert_eq!(held.enter(&mut formats, METRICS, record), None);
+    }
+    let free = story().pop().unwrap();
+    let passed = held.enter(&mut formats, other, free.clone());
+    assert_eq!(passed, Some(free), "no other partition waits");
+    assert!(held.retry(&mut formats, &mut out).is_empty());
+    assert!(held.holds(METRICS) && !held.holds(other) && out.is_empty());
+    held.forget(METRICS);
+    assert!(!held.holds(METRICS), "taken away");
+    for record in story() {
+        assert_eq!(held.enter(&mut formats, METRICS, record), None);
+    }
+    registry.is(Mood::Well);
+    until("all is let go", || {
+        held.retry(&mut formats, &mut out)
+            .contains(&METRICS)
+            .then_some(())
+    });
+    let entered: Vec<Record> = out.into_iter().map(|(_, record)| record).collect();
+    let offsets: Vec<i64> = entered.iter().map(|record| record.offset).collect();
+    assert_eq!(offsets, (0..15).collect::<Vec<_>>());
+
+    let letters = letters(&mut formats, &folded(&entered));
+    let (_open, pause): (Sender<()>, _) = channel();
+    let mut wait = || {
+        let _ = pause.recv_timeout(Duration::from_millis(5));
+        Ok(())
+    };
+    let asked = std::cell::Cell::new(0);
+    let mut since = |_| {
+        asked.set(asked.get() + 1);
+        Ok(letters.clone())
+    };
+    let mut again = open(&patient(&registry), &folder("read-again"));
+    let read = enter_again(&mut again, METRICS, story(), &mut since, &mut wait).unwrap();
+    let bare = |records: Vec<Record>| -> Vec<(i64, Vec<u8>, Vec<u8>)> {
+        let records = records.into_iter();
+        records.map(|r| (r.offset, r.key, r.value)).collect()
+    };
+    assert_eq!(bare(read), bare(entered));
+    assert_eq!(asked.get(), 1, "once for a read");
+
+    registry.is(Mood::Down);
+    let hasty = FormatsSettings {
+        registry_patience_s: 0,
+        registry_unknown_s: 0,
+        ..patient(&registry)
+    };
+    let mut lost = open(&hasty, &folder("read-lost"));
+    let error = enter_again(&mut lost, METRICS, story(), &mut since, &mut wait).unwrap_err();
+    assert!(
+        matches!(&error, LogError::Failed(words) if words.contains("schema 7")),
+        "{error}"
     );
 }
 

@@ -26,7 +26,7 @@ mod task;
 mod worker;
 
 pub use commit::{Mark, Stop, mark_of};
-pub use formats::{Entering, Formats, OwnFormats, When};
+pub use formats::{Entering, Formats, Held, OwnFormats, When, enter_again};
 #[cfg(feature = "io")]
 pub use handle::{AppendError, Durable, HeldRows, Incoming, LogHandle};
 pub use log::{
