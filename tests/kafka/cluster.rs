@@ -323,7 +323,10 @@ impl Fleet {
             }
             let ill = round < *ill_until;
             let (latency, loss) = if ill { (640.0, 15.0) } else { (40.0, 0.2) };
-            let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+            let time = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap()
+                .as_millis();
             let line = format!(
                 "{{\"mesh_id\":\"mesh-{}\",\"node_id\":\"node-{node}\",\"boot\":1,\"seq\":{round},\
                  \"time\":{time},\"interval_s\":10,\"cpu_percent\":{},\"memory_percent\":50,\
