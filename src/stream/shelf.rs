@@ -3,14 +3,15 @@
 //!
 //! As a [`Table`](super::Table): an overlay over a [`Base`], drained into one write, and what was
 //! changed since [`Shelf::begin`] can be taken back. But
-//! 1. a row is found by its key's bytes and stays where it is: nothing is allocated for a row that
-//!    is known, and a change copies the row once, to take it back to;
+//! 1. a row is found by a hash of its key's bytes and stays where it is: nothing is allocated for a
+//!    row that is known, and a change copies the row once, to take it back to;
 //! 2. rows have no order, so there is no first one;
 //! 3. where more are in memory than may be, those that were not used for the longest go (second
-//!    chance), a few at a time.
+//!    chance), a few at a time, and what comes takes over their memory.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hasher};
 use std::rc::Rc;
 
 use super::table::decode;
@@ -22,15 +23,16 @@ pub struct Shelf<K, V> {
     base: Rc<dyn Base>,
     kept: RefCell<Kept<K, V>>,
     undo: Vec<Undo<V>>,
-    /// Boxes for rows to take back to.
-    spare: Vec<Box<V>>,
 }
 
 /// What is in memory.
 struct Kept<K, V> {
-    places: BTreeMap<Rc<[u8]>, usize>,
+    /// Hashes of keys' bytes, and where their rows lie.
+    places: BTreeSet<(u64, usize)>,
     slots: Vec<Slot<K, V>>,
     free: Vec<usize>,
+    /// Boxes for rows to come and to take back to.
+    spare: Vec<Box<V>>,
     /// Where rows are that the base does not know yet; some of these were taken back or come twice.
     touched: Vec<usize>,
     changed: usize,
@@ -42,8 +44,10 @@ struct Kept<K, V> {
 }
 
 struct Slot<K, V> {
-    /// Its row's key in the base.
-    bytes: Rc<[u8]>,
+    /// What it is found by.
+    hash: u64,
+    /// Its row's key in the base; nothing where the slot is free.
+    bytes: Vec<u8>,
     key: K,
     /// `None`: there is no such row.
     row: Option<Box<V>>,
@@ -67,9 +71,10 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             id,
             base,
             kept: RefCell::new(Kept {
-                places: BTreeMap::default(),
+                places: BTreeSet::default(),
                 slots: Vec::new(),
                 free: Vec::new(),
+                spare: Vec::new(),
                 touched: Vec::new(),
                 changed: 0,
                 clean_max,
@@ -77,7 +82,6 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
                 last: 0,
             }),
             undo: Vec::new(),
-            spare: Vec::new(),
         }
     }
 
@@ -102,7 +106,7 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             .find(self.id, &*self.base, key)
             .expect("who changes a row has its key");
         let slot = &mut kept.slots[place];
-        let before = slot.row.as_deref().map(|row| match self.spare.pop() {
+        let before = slot.row.as_deref().map(|row| match kept.spare.pop() {
             Some(mut spare) => {
                 (*spare).clone_from(row);
                 spare
@@ -122,7 +126,7 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             if !known {
                 slot.row = None;
             }
-            self.spare.extend(self.undo.pop().and_then(|undo| undo.row));
+            kept.spare.extend(self.undo.pop().and_then(|undo| undo.row));
             return (answer, false);
         }
         kept.touch(place);
@@ -131,9 +135,9 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
 
     /// From here on changes can be taken back.
     pub fn begin(&mut self) {
+        let kept = self.kept.get_mut();
         while let Some(undo) = self.undo.pop() {
-            let room = self.spare.len() < SPARE_MAX;
-            self.spare.extend(undo.row.filter(|_| room));
+            kept.set_aside(undo.row);
         }
     }
 
@@ -167,7 +171,7 @@ impl<K: Key, V: Row + Default + PartialEq> Shelf<K, V> {
             {
                 let mut value = Vec::with_capacity(ROW_BYTES);
                 row.write(&mut value);
-                out.push((slot.bytes.to_vec(), Some(value)));
+                out.push((slot.bytes.clone(), Some(value)));
             }
         }
         kept.changed = 0;
@@ -184,29 +188,45 @@ impl<K: Key, V: Row> Kept<K, V> {
         {
             return Some(self.last);
         }
-        if let Some(&place) = self.places.get(key) {
-            self.slots[place].used = true;
-            self.last = place;
-            return Some(place);
+        let hash = hash(key);
+        for &(_, place) in self.places.range((hash, 0)..=(hash, usize::MAX)) {
+            let slot = &mut self.slots[place];
+            if slot.bytes[1..] == *key {
+                slot.used = true;
+                self.last = place;
+                return Some(place);
+            }
         }
         let parsed = K::read(key)?;
         // One record may ask for many rows: what is unchanged can go at any time.
         if self.places.len() > self.clean_max + self.changed {
             self.forget_some();
         }
-        let bytes = [&[id], key].concat();
-        let row = base.get(&bytes).map(|bytes| Box::new(decode(&bytes)));
-        Some(self.insert(key, bytes, parsed, row))
-    }
-
-    fn insert(&mut self, key: &[u8], bytes: Vec<u8>, parsed: K, row: Option<Box<V>>) -> usize {
+        let mut bytes = match self.free.last() {
+            Some(&free) => std::mem::take(&mut self.slots[free].bytes),
+            None => Vec::with_capacity(1 + key.len()),
+        };
+        bytes.push(id);
+        bytes.extend_from_slice(key);
+        let row = base.get(&bytes).map(|bytes| {
+            let row = decode(&bytes);
+            match self.spare.pop() {
+                Some(mut spare) => {
+                    *spare = row;
+                    spare
+                }
+                None => Box::new(row),
+            }
+        });
         let slot = Slot {
-            bytes: bytes.into(),
+            hash,
+            bytes,
             key: parsed,
             row,
             changed: false,
             used: true,
         };
+        // Only now: a row that cannot be read leaves all as it was.
         let place = match self.free.pop() {
             Some(place) => {
                 self.slots[place] = slot;
@@ -217,9 +237,9 @@ impl<K: Key, V: Row> Kept<K, V> {
                 self.slots.len() - 1
             }
         };
-        self.places.insert(key.into(), place);
+        self.places.insert((hash, place));
         self.last = place;
-        place
+        Some(place)
     }
 
     fn touch(&mut self, place: usize) {
@@ -236,23 +256,34 @@ impl<K: Key, V: Row> Kept<K, V> {
         for _ in 0..HAND_STEPS {
             self.hand = (self.hand + 1) % self.slots.len();
             let slot = &mut self.slots[self.hand];
-            if !std::mem::take(&mut slot.used) && !slot.changed {
-                // One that is free already has no key.
-                if let Some(key) = slot.bytes.get(1..) {
-                    self.places.remove(key);
-                    slot.bytes = Rc::default();
-                    slot.row = None;
-                    self.free.push(self.hand);
-                }
+            let free = slot.bytes.is_empty();
+            if !std::mem::take(&mut slot.used) && !slot.changed && !free {
+                self.places.remove(&(slot.hash, self.hand));
+                slot.bytes.clear();
+                let row = slot.row.take();
+                self.free.push(self.hand);
+                self.set_aside(row);
             }
         }
     }
+
+    fn set_aside(&mut self, row: Option<Box<V>>) {
+        let room = self.spare.len() < SPARE_MAX;
+        self.spare.extend(row.filter(|_| room));
+    }
+}
+
+/// What a row is found by: the same in every run, and two keys with the same are hard to find.
+fn hash(key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key);
+    hasher.finish()
 }
 
 /// Bytes that are set aside for a row being written.
 const ROW_BYTES: usize = 1280;
 
-/// Boxes kept for rows to take back to.
+/// Boxes kept for rows to come and to take back to.
 const SPARE_MAX: usize = 16;
 
 /// Slots that the hand looks at for a row that comes.
@@ -260,6 +291,8 @@ const HAND_STEPS: usize = 4;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::stream::testing::{Map, Name, Seed};
 
@@ -351,7 +384,11 @@ mod tests {
         }
         let kept = shelf.kept.borrow();
         assert!(kept.places.len() <= 40, "{} kept", kept.places.len());
-        assert!(kept.places.contains_key(&name(0)[..]), "the one in use");
+        let in_use = kept
+            .slots
+            .iter()
+            .any(|slot| slot.bytes.get(1..) == Some(&name(0)));
+        assert!(in_use, "the one in use");
     }
 
     #[test]
