@@ -51,6 +51,11 @@ impl KafkaSource {
         })
     }
 
+    /// Fetches nothing more until it is asked again.
+    pub(super) fn rest(&mut self) {
+        self.reader.rest();
+    }
+
     /// What the log was opened as: its first event, else the record that Plan has not folded yet.
     fn opened(&mut self) -> Result<Option<LogOpened>, LogError> {
         let first = |topic| TopicPartition {
