@@ -38,7 +38,9 @@ pub fn stages_keeping(nodes: usize) -> Vec<Rc<StageSpec>> {
         urgent: &[Topic::PlanInbox],
         encoding: analyze::ENCODING,
         engine: analyze::ENGINE,
-        open: Rc::new(move |_, base| Box::new(analyze::AnalyzeFold::keeping(&base, nodes))),
+        open: Rc::new(move |share, base| {
+            Box::new(analyze::AnalyzeFold::keeping(&base, nodes).of(share))
+        }),
     };
     let plan = StageSpec {
         name: "plan",
@@ -49,7 +51,7 @@ pub fn stages_keeping(nodes: usize) -> Vec<Rc<StageSpec>> {
         urgent: &[Topic::Directives],
         encoding: LEDGER_VERSION.into(),
         engine: crate::plan::ENGINE,
-        open: Rc::new(|partition, base| Box::new(plan::PlanFold::new(partition, &base))),
+        open: Rc::new(|share, base| Box::new(plan::PlanFold::new(share.partition, &base))),
     };
     vec![Rc::new(analyze), Rc::new(plan)]
 }

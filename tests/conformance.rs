@@ -1,6 +1,9 @@
 //! What every back end of the `Log` port must do. The suite is generic over a [`Harness`]; a back
 //! end conforms when `conforms` returns.
 
+#[cfg(feature = "io")]
+mod broker;
+
 use homeostat::model::{Span, Time};
 use homeostat::runtime::simulated::{Settings, Simulated};
 use homeostat::runtime::{
@@ -152,7 +155,6 @@ mod embedded {
 
 #[cfg(feature = "io")]
 mod kafka {
-    use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
     use homeostat::config::settings::KafkaSettings;
@@ -213,9 +215,7 @@ mod kafka {
         }
 
         fn fresh(&mut self) {
-            static COUNT: AtomicU32 = AtomicU32::new(0);
-            let count = COUNT.fetch_add(1, Ordering::Relaxed);
-            self.prefix = format!("conformance-{}-{count}.", std::process::id());
+            self.prefix = broker::prefix("conformance");
             let admin: AdminClient<DefaultClientContext> = base(&self.brokers).create().unwrap();
             let names = Topic::ALL.map(|topic| self.name(topic));
             let topics = names.each_ref().map(|name| {
@@ -245,8 +245,10 @@ mod kafka {
 
     #[test]
     fn kafka_conforms() {
-        let brokers = std::env::var("HOMEOSTAT_TEST_KAFKA").unwrap();
-        conforms(&mut OnBrokers::new(&brokers));
+        let Some(broker) = broker::shared() else {
+            return;
+        };
+        conforms(&mut OnBrokers::new(broker.address()));
     }
 }
 

@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use homeostat::model::*;
 use homeostat::runtime::simulated::{Fault, Operation, Simulated};
-use homeostat::runtime::{Config, Outgoing, Record, StageSpec, Task, TimeSource, TopicPartition};
+use homeostat::runtime::{
+    Config, Outgoing, Record, Share, StageSpec, Task, TimeSource, TopicPartition,
+};
 use homeostat::sim::check::{self, EventFacts};
 use homeostat::sim::{
     Chaos, Codec, Fleet, FleetPlan, Plot, Script, Seed, Surroundings, Trouble, World,
@@ -243,7 +245,7 @@ fn check_rows(cluster: &Simulated, plot: Plot) -> Result<(), String> {
     let disk = cluster.copy_disk("worker-0");
     for (spec, tables) in stages.iter().zip([1..=2, 1..=6]) {
         let inbox = first(spec.inbox);
-        let fold = (spec.open)(0, Rc::new(NoBase));
+        let fold = (spec.open)(Share::WHOLE, Rc::new(NoBase));
         let mut task = Task::new(inbox, &config.prefix, config.time_source, fold, None);
         for record in records(cluster, inbox) {
             task.fold(&record, &mut Vec::new());

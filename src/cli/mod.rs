@@ -40,6 +40,8 @@ mod holder;
 #[cfg(feature = "io")]
 mod man;
 mod meter;
+#[cfg(feature = "io")]
+mod opening;
 mod place;
 mod policy;
 #[cfg(feature = "io")]
@@ -49,6 +51,8 @@ mod replay;
 #[cfg(feature = "io")]
 pub mod run;
 mod state;
+#[cfg(feature = "io")]
+mod topics;
 mod watch;
 
 /// Keeps meshes and fleets healthy by itself.
@@ -177,6 +181,10 @@ enum Command {
     Replay(replay::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
     State(state::Args),
+    /// The topics of a log on Kafka: make them, what differs, who may do what.
+    #[cfg(feature = "io")]
+    #[command(subcommand)]
+    Topics(topics::Command),
 }
 
 impl Cli {
@@ -210,6 +218,8 @@ impl Cli {
             Command::Run(args) => run::run(&args, global),
             Command::Replay(args) => replay::run(args, global, &mut printer),
             Command::State(args) => state::run(args, global, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Topics(command) => topics::run(command, global, &mut printer),
             Command::Policy(command) => policy::run(command, global, &mut printer),
         }?;
         printer.out.flush()?;

@@ -1,15 +1,17 @@
-//! `homeostat run`: the loop on this machine: worker, door, and an agent for this host.
+//! `homeostat run`: the processor: a worker and the door, on a log of this machine ([`alone`]) or
+//! of brokers ([`brokers`]).
 //!
-//! One thread folds and commits (the worker), one has the agent, a few serve the door, two of the
-//! log's own sync and tidy. They share the log and nothing else.
+//! One thread folds and commits (the worker), a few serve the door. They share the log and nothing
+//! else.
 //!
 //! # The end
-//! SIGTERM or SIGINT: the agent ends what is under way, the door answers what it took in, the
-//! worker commits and writes its rows, the log is synced; exit 0. What takes longer than `[loop]
-//! stop_s` is cut short, which loses nothing: it is what a kill does. A log or worker that can no
-//! longer know the truth ends the process with 2.
+//! SIGTERM or SIGINT: the door answers what it took in, the worker commits and writes its rows;
+//! exit 0. What takes longer than `[loop] stop_s` is cut short, which loses nothing: it is what a
+//! kill does. A log or worker that can no longer know the truth ends the process with 2.
 
-use std::path::Path;
+mod alone;
+
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,16 +25,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::agent::client::Server;
 use crate::config::Config;
-use crate::config::settings::{LoopSettings, Settings, Source};
-use crate::embedded::{Embedded, Incoming, Note, TITLE};
-use crate::model::{LogOpened, MeshId, PlanRecord, PolicyChange, Span, Time};
-use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, TimeSource, Title, Worker};
-use crate::stream::Topic;
-use crate::web::{Door, Phase, Pulse};
-use crate::{agent, topology, web, wire};
+use crate::config::settings::{LoopSettings, Settings};
+use crate::model::Span;
+use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, Worker};
+use crate::telemetry::Telemetry;
+use crate::topology;
+use crate::web::{Phase, Pulse};
 
+use super::opening::source_of;
 use super::{Global, say};
 
 /// The processor: all stages, the door, and an agent for this host.
@@ -83,52 +84,35 @@ impl Stage {
 /// Runs `run`: 0 when it was told to end, 2 when it had to.
 pub(super) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
     let config = configured(args, global.config()?)?;
-    let settings = config.settings();
-    let telemetry = global.telemetry(&settings.telemetry)?;
-    let log = Embedded::open(&settings.log, source_of(settings))?;
-    let log_id = ensure_begun(&log, settings)?;
-    propose(&log, &config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(DOOR_THREADS)
-        .enable_all()
-        .build()
-        .context("starting the door: making its runtime")?;
-    let pulse = Arc::new(Pulse::new());
-    let mut worker = Working::start(&log, settings, &args.stages, pulse.clone());
-    let (stop, stopped) = watch::channel(false);
-    let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
-    log.announce(&format!("http://{}", bound.address))?;
-    greet(
-        &log,
-        &log_id,
-        &format!("http://{}", bound.address),
-        settings,
-    );
-    let agent = settings
-        .agent
-        .enabled
-        .then(|| start_agent(settings, &bound.socket, stopped.clone()));
-    let door = Arc::new(Door::new(log.clone(), settings, pulse));
-    let ended = runtime.block_on(async {
-        let serving = tokio::spawn(web::serve(bound, door, stopped));
-        let ended = until_told(global, &telemetry, &mut worker).await;
-        let watchdog = cut_short_after(Duration::from_secs(settings.work.stop_s));
-        stop.send_replace(true);
-        serving.await.context("serving the door")??;
-        ended.map(|()| watchdog)
-    });
-    if let Some(agent) = agent
-        && agent.join().is_err()
-    {
-        warn!("the agent of this host panicked; its journal says what it began");
-    }
-    let worked = worker.finish();
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    log.close();
-    worked?;
-    let _in_time = ended?;
+    let telemetry = global.telemetry(&config.settings().telemetry)?;
+    let told = Told {
+        config: &config,
+        stages: &args.stages,
+        global,
+        telemetry: &telemetry,
+    };
+    alone::run(&told)?;
     info!("ended: everything is committed and synced");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a processor is started with.
+struct Told<'a> {
+    config: &'a Config,
+    stages: &'a [Stage],
+    global: &'a Global,
+    telemetry: &'a Telemetry,
+}
+
+impl Told<'_> {
+    fn settings(&self) -> &Settings {
+        self.config.settings()
+    }
+
+    /// The names of the stages that are run.
+    fn stages(&self) -> Vec<&'static str> {
+        self.stages.iter().map(|stage| stage.name()).collect()
+    }
 }
 
 fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
@@ -144,123 +128,10 @@ fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-fn source_of(settings: &Settings) -> TimeSource {
-    match settings.time.source {
-        Source::Log => TimeSource::Log,
-        Source::Sample => TimeSource::Sample,
-    }
-}
-
-/// Opens the log with an id when it is empty: record and title in one write, so that there is one
-/// id or none. Answers the id.
-fn ensure_begun(log: &Embedded, settings: &Settings) -> anyhow::Result<String> {
-    if let Some(title) = log.title() {
-        return Ok(title.log_id);
-    }
-    let title = Title {
-        log_id: draw_id()?,
-        prefix: settings.log.prefix.clone(),
-        time_source: source_of(settings),
-        partitions: 1,
-    };
-    let opened = PlanRecord::LogOpened(LogOpened {
-        log_id: title.log_id.clone(),
-        audit_name: format!("{}.localhost/homeostat", &title.log_id),
-        partitions: title.partitions,
-        time_source: match title.time_source {
-            TimeSource::Log => "log".to_owned(),
-            TimeSource::Sample => "sample".to_owned(),
-        },
-    });
-    let noted = Embedded::title_note(&title);
-    let note = Note {
-        name: TITLE,
-        value: &noted,
-    };
-    log.append_noting(Topic::PlanInbox, vec![said(&opened)], &[note])
-        .context("opening the log")?;
-    Ok(title.log_id)
-}
-
-/// 128 bits that nobody else draws.
-fn draw_id() -> anyhow::Result<String> {
-    use std::io::Read;
-    let mut bytes = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut bytes))
-        .context("drawing the log's id from /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-/// Proposes the configured policy if it is not what was last proposed here: what counts is the
-/// record that adopts it.
-fn propose(log: &Embedded, config: &Config) -> anyhow::Result<()> {
-    let text = config.policy_text();
-    let last = log.note(PROPOSED)?.unwrap_or_default();
-    if last == text.as_bytes() {
-        return Ok(());
-    }
-    let change = PlanRecord::PolicyChange(PolicyChange {
-        mesh: MeshId::none(),
-        text: text.to_owned(),
-        by: "configuration".to_owned(),
-    });
-    let note = Note {
-        name: PROPOSED,
-        value: text.as_bytes(),
-    };
-    log.append_noting(Topic::PlanInbox, vec![said(&change)], &[note])
-        .context("proposing the configured policy")?;
-    Ok(())
-}
-
-fn said(record: &PlanRecord) -> Incoming {
-    Incoming {
-        time: Time(0),
-        key: Vec::new(),
-        value: wire::encode_plan(record),
-    }
-}
-
-fn greet(log: &Embedded, log_id: &str, door: &str, settings: &Settings) {
-    let events = log.written_end(Topic::Events);
-    let dir = settings.log.dir.display();
-    say(&format!(
-        "homeostat: log {log_id} in {dir}, {events} events so far; the door: {door}"
-    ));
-    let flag = match settings.log.dir == Path::new("homeostat-data") {
-        true => String::new(),
-        false => format!(" --data {dir}"),
-    };
-    say(&format!(
-        "next: `homeostat state --watch{flag}` shows the nodes, `homeostat events --follow{flag}` \
-         what is decided, Ctrl-C ends"
-    ));
-}
-
-fn start_agent(settings: &Settings, socket: &Path, stop: watch::Receiver<bool>) -> JoinHandle<()> {
-    let (settings, dir) = (settings.agent.clone(), settings.log.dir.join("agent"));
-    let server = Server::Socket(socket.to_owned());
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let ended = match runtime {
-            Ok(runtime) => runtime
-                .block_on(agent::run(&settings, server, &dir, stop))
-                .map_err(|error| error.to_string()),
-            Err(error) => Err(format!("making its runtime: {error}")),
-        };
-        if let Err(error) = ended {
-            warn!("this host has no agent: {error}");
-        }
-    })
-}
-
 /// Waits for a signal to end, or for the worker's end.
 async fn until_told(
     global: &Global,
-    telemetry: &crate::telemetry::Telemetry,
+    telemetry: &Telemetry,
     worker: &mut Working,
 ) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("listening for signals");
@@ -300,18 +171,16 @@ struct Working {
 }
 
 impl Working {
-    fn start(log: &Embedded, settings: &Settings, stages: &[Stage], pulse: Arc<Pulse>) -> Self {
+    /// Starts a worker that `make` makes on its own thread.
+    fn start(
+        make: impl FnOnce() -> Result<Worker, Stop> + Send + 'static,
+        pulse: Arc<Pulse>,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let (end, ended) = watch::channel(false);
-        let names: Vec<&str> = stages.iter().map(|stage| stage.name()).collect();
-        let (log, settings, told) = (log.clone(), settings.clone(), stop.clone());
-        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
+        let told = stop.clone();
         let thread = std::thread::spawn(move || {
-            let stages = topology::stages_keeping(settings.work.cached_nodes)
-                .into_iter()
-                .filter(|stage| names.iter().any(|name| name == stage.name))
-                .collect();
-            let worked = work(&log, &settings, stages, &pulse, &told);
+            let worked = make().and_then(|worker| work(worker, &pulse, &told));
             if let Err(stop) = &worked {
                 pulse.stopped(stop.to_string());
             }
@@ -336,22 +205,11 @@ impl Working {
     }
 }
 
-/// The worker: folds and commits until told to stop.
+/// Folds and commits until told to stop.
 ///
 /// # Errors
-/// It no longer knows the truth: the process must end, and may be started again.
-pub fn work(
-    log: &Embedded,
-    settings: &Settings,
-    stages: Vec<Rc<StageSpec>>,
-    pulse: &Pulse,
-    stop: &AtomicBool,
-) -> Result<(), Stop> {
-    let inboxes: Vec<Topic> = stages.iter().map(|stage| stage.inbox).collect();
-    let (port, stores) = log.worker(&inboxes);
-    let clock = Rc::new(Monotonic(Instant::now()));
-    let config = worker_config(&settings.work, &settings.log.prefix, source_of(settings));
-    let mut worker = Worker::new(port, stores, clock, stages, config)?;
+/// The worker no longer knows the truth: the process must end, and may be started again.
+fn work(mut worker: Worker, pulse: &Pulse, stop: &AtomicBool) -> Result<(), Stop> {
     let mut before = Seen::default();
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
@@ -365,17 +223,25 @@ pub fn work(
     worker.finish()
 }
 
-fn worker_config(settings: &LoopSettings, prefix: &str, time_source: TimeSource) -> WorkerConfig {
+/// The stages of these names.
+fn stages_of(names: &[&str], settings: &LoopSettings) -> Vec<Rc<StageSpec>> {
+    topology::stages_keeping(settings.cached_nodes)
+        .into_iter()
+        .filter(|stage| names.contains(&stage.name))
+        .collect()
+}
+
+fn worker_config(settings: &Settings, flush_gap: Span) -> WorkerConfig {
+    let work = &settings.work;
     WorkerConfig {
-        prefix: prefix.to_owned(),
-        time_source,
-        flush_records: settings.flush_records,
-        flush_every: Span(settings.flush_ms),
-        // A commit costs microseconds here: what is urgent does not wait.
-        flush_gap: Span(0),
+        prefix: settings.log.prefix.clone(),
+        time_source: source_of(settings),
+        flush_records: work.flush_records,
+        flush_every: Span(work.flush_ms),
+        flush_gap,
         apply_records: usize::MAX,
-        apply_every: Span(settings.apply_ms),
-        tick_after: Span::seconds(settings.tick_s),
+        apply_every: Span(work.apply_ms),
+        tick_after: Span::seconds(work.tick_s),
         ..WorkerConfig::default()
     }
 }
@@ -383,7 +249,7 @@ fn worker_config(settings: &LoopSettings, prefix: &str, time_source: TimeSource)
 /// What the pulse was told of a worker.
 #[derive(Default)]
 struct Seen {
-    folded: [(&'static str, u64); 2],
+    folded: BTreeMap<&'static str, u64>,
     commits: u64,
     counts: [u64; 3],
     spent: [Duration; 3],
@@ -391,11 +257,16 @@ struct Seen {
 
 impl Seen {
     fn tell(&mut self, worker: &Worker, pulse: &Pulse) {
-        for (seen, (stage, folded)) in self.folded.iter_mut().zip(worker.folded()) {
-            // A task that was opened anew counts anew.
-            pulse.folded(stage, folded.saturating_sub(seen.1));
-            *seen = (stage, folded);
+        let mut folded: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (stage, records) in worker.folded() {
+            *folded.entry(stage).or_default() += records;
         }
+        for (stage, now) in &folded {
+            // A task that was opened anew counts anew.
+            let before = self.folded.get(stage).copied().unwrap_or_default();
+            pulse.folded(stage, now.saturating_sub(before));
+        }
+        self.folded = folded;
         let tally = worker.tally();
         let spent = [tally.analyze_us, tally.plan_us, tally.record_us].map(Duration::from_micros);
         let phases = [Phase::Analyze, Phase::Plan, Phase::Knowledge];
@@ -419,6 +290,12 @@ impl Seen {
 /// Time since the worker began.
 struct Monotonic(Instant);
 
+impl Monotonic {
+    fn new() -> Rc<Self> {
+        Rc::new(Monotonic(Instant::now()))
+    }
+}
+
 impl Clock for Monotonic {
     fn now_ms(&self) -> i64 {
         self.0.elapsed().as_millis() as i64
@@ -428,9 +305,6 @@ impl Clock for Monotonic {
         self.0.elapsed().as_micros() as u64
     }
 }
-
-/// The note that holds the policy text last proposed from here.
-const PROPOSED: &str = "proposed";
 
 /// How long the worker sleeps at most before it looks whether it is to end.
 const LOOK: Span = Span(200);

@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// A topic's name on the brokers.
-    pub(super) fn topic_name(&self, topic: crate::stream::Topic) -> String {
+    pub fn topic_name(&self, topic: crate::stream::Topic) -> String {
         format!("{}{}", self.prefix, topic.name())
     }
 

@@ -81,7 +81,7 @@ impl KafkaLog {
         time_source: TimeSource,
     ) -> Result<Self, LogError> {
         let names = Names::new(client);
-        let producer = transactional(client, worker)?;
+        let producer = transactional(client, &producer_id(client, worker))?;
         let consumer = member(client, worker)?;
         let topics: Vec<&str> = inboxes.iter().map(|&topic| names.of(topic)).collect();
         consumer
@@ -414,7 +414,7 @@ impl Log for KafkaLog {
         {
             return Err(LogError::Fenced(self.worker.clone()));
         }
-        self.producer = transactional(&self.client, &self.worker)?;
+        self.producer = transactional(&self.client, &producer_id(&self.client, &self.worker))?;
         self.broken = None;
         info!("worker {} has a new producer", self.worker);
         Ok(())
@@ -532,16 +532,22 @@ fn member(client: &Client, worker: &str) -> Result<BaseConsumer<Member>, LogErro
         .map_err(|error| failed(format!("joining group {}", settings.group), error))
 }
 
-/// The producer of a worker's name: from here on all older ones of it are fenced, and what they
+/// The transactional id of a worker's name.
+fn producer_id(client: &Client, worker: &str) -> String {
+    format!("{}-{worker}", client.settings.group)
+}
+
+/// The producer of a transactional id: from here on all older ones of it are fenced, and what they
 /// left open is decided.
-fn transactional(client: &Client, worker: &str) -> Result<BaseProducer<Deliveries>, LogError> {
-    let settings = &client.settings;
-    let id = format!("{}-{worker}", settings.group);
-    let timeout = settings.transaction_timeout_ms.to_string();
+pub(super) fn transactional(
+    client: &Client,
+    id: &str,
+) -> Result<BaseProducer<Deliveries>, LogError> {
+    let timeout = client.settings.transaction_timeout_ms.to_string();
     let attempt = format!("starting the transactions of {id}");
     let mut config = client.config();
     config
-        .set("transactional.id", &id)
+        .set("transactional.id", id)
         .set("transaction.timeout.ms", &timeout)
         .set("delivery.timeout.ms", &timeout)
         .set("linger.ms", "0");
@@ -574,7 +580,7 @@ fn idempotent(client: &Client) -> Result<BaseProducer<Deliveries>, Native> {
 }
 
 /// Waits until everything that was sent is answered.
-fn settle(producer: &BaseProducer<Deliveries>, until: Instant) -> Result<(), Native> {
+pub(super) fn settle(producer: &BaseProducer<Deliveries>, until: Instant) -> Result<(), Native> {
     // librdkafka would do this inside of its commit, in steps of 100 ms.
     while producer.in_flight_count() > 0 {
         producer.poll(SERVE);

@@ -10,13 +10,16 @@ mod handle;
 mod intake;
 mod log;
 mod names;
+mod opening;
 mod position;
 mod producing;
 mod reader;
 mod source;
+pub mod topics;
 
 pub use client::{Client, KafkaError};
 pub use handle::KafkaHandle;
 pub use intake::KafkaIntake;
 pub use log::KafkaLog;
+pub use opening::{ensure_open, openings, title};
 pub use source::KafkaSource;

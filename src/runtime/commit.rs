@@ -36,7 +36,7 @@ use crate::stream::{Output, Reject, Topic};
 
 use super::{
     Below, CommitError, Config, Log, LogError, Outgoing, Position, Record, Recover, Router, Rows,
-    StageSpec, Store, StoreError, Stores, Task, TopicPartition,
+    Share, StageSpec, Store, StoreError, Stores, Task, TopicPartition,
 };
 
 /// What the rows in a store are a function of; written with them.
@@ -136,6 +136,18 @@ pub enum Stop {
         /// Its hash as found, hex, or `none` when no record is there.
         found: String,
     },
+    /// A topic has more partitions than it had.
+    #[error(
+        "opening {of}: its topic had {partitions} partitions when the processor started; keys have \
+         moved between partitions, and with them the nodes' order: take the added ones away, or \
+         begin a new log"
+    )]
+    Repartitioned {
+        /// The partition that was not there.
+        of: TopicPartition,
+        /// How many there were.
+        partitions: i32,
+    },
     /// A past output that this program does not know: a newer one wrote it.
     #[error("opening {stage}: record {offset} of {of}: {reject}; written by a newer version?")]
     UnknownEvent {
@@ -193,6 +205,7 @@ impl Running {
     pub(super) fn open(
         spec: &Rc<StageSpec>,
         inbox: TopicPartition,
+        share: Share,
         log: &mut dyn Log,
         stores: &dyn Stores,
         config: &Config,
@@ -202,7 +215,7 @@ impl Running {
         let mark = read_mark(&*store, spec)?;
         check(spec, inbox, committed, mark.as_ref(), log)?;
         let below = Rc::new(Below::new(store));
-        let fold = (spec.open)(inbox.partition, below.clone());
+        let fold = (spec.open)(share, below.clone());
         let position = mark.as_ref().and_then(|mark| mark.position);
         let mark = mark.unwrap_or_else(|| Mark {
             encoding: spec.encoding,

@@ -37,4 +37,4 @@ pub use seed::Seed;
 pub use source::{RowsCopy, Source, Title, only};
 pub use store::{Below, KeyValue, Rows, Store, StoreError, Stores};
 pub use task::{Folded, Task, TimeSource, fold_straight};
-pub use worker::{Clock, Config, Open, Recover, StageSpec, Tally, Turn, Worker};
+pub use worker::{Clock, Config, Open, Recover, Share, StageSpec, Tally, Turn, Worker};

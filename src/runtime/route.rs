@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::model::Time;
 use crate::stream::{Output, To, Topic};
 
-use super::{Log, LogError, Outgoing, TopicPartition};
+use super::{Log, LogError, Outgoing, Share, Stop, TopicPartition};
 
 /// How many partitions each topic has.
 #[derive(Clone, Debug)]
@@ -28,6 +28,21 @@ impl Router {
     /// As many partitions for every topic.
     pub fn even(partitions: i32) -> Self {
         Router(Topic::ALL.map(|topic| (topic, partitions)).into())
+    }
+
+    /// Which share of its topic a partition is.
+    ///
+    /// # Errors
+    /// The topic had fewer partitions when it was asked.
+    pub fn share(&self, of: TopicPartition) -> Result<Share, Stop> {
+        let partitions = self.0[&of.topic];
+        match of.partition < partitions {
+            true => Ok(Share {
+                partition: of.partition,
+                partitions,
+            }),
+            false => Err(Stop::Repartitioned { of, partitions }),
+        }
     }
 
     /// Appends an output once per partition that it goes to.

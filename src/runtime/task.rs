@@ -245,7 +245,10 @@ pub fn fold_straight<'a>(
     router: &Router,
     records: impl IntoIterator<Item = &'a Record>,
 ) -> Vec<Outgoing> {
-    let fold = (spec.open)(inbox.partition, Rc::new(NoBase));
+    let share = router
+        .share(inbox)
+        .expect("it is one of the router's partitions");
+    let fold = (spec.open)(share, Rc::new(NoBase));
     let mut task = Task::new(inbox, &config.prefix, config.time_source, fold, None);
     let (mut outputs, mut routed) = (Vec::new(), Vec::new());
     for record in records {

@@ -12,10 +12,33 @@ use crate::stream::{Base, Fold, Topic};
 use super::commit::Running;
 use super::{
     CommitError, Log, LogError, Outgoing, Router, Stop, Stores, TimeSource, TopicPartition,
+    partition_of,
 };
 
 /// Makes the fold of a stage on a partition, over its rows.
-pub type Open = Rc<dyn Fn(i32, Rc<dyn Base>) -> Box<dyn Fold>>;
+pub type Open = Rc<dyn Fn(Share, Rc<dyn Base>) -> Box<dyn Fold>>;
+
+/// Which share of an inbox a task has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Its partition.
+    pub partition: i32,
+    /// Of how many.
+    pub partitions: i32,
+}
+
+impl Share {
+    /// Of one partition, all.
+    pub const WHOLE: Share = Share {
+        partition: 0,
+        partitions: 1,
+    };
+
+    /// Whether records of this key belong there.
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.partitions == 1 || partition_of(key, self.partitions) == self.partition
+    }
+}
 
 /// A stage as the runtime sees it.
 pub struct StageSpec {
@@ -304,7 +327,15 @@ impl Worker {
                 .iter()
                 .find(|stage| stage.inbox == inbox.topic)
                 .expect("only inboxes of this worker's stages are assigned to it");
-            let opened = Running::open(spec, inbox, &mut *self.log, &*self.stores, &self.config);
+            let share = self.router.share(inbox)?;
+            let opened = Running::open(
+                spec,
+                inbox,
+                share,
+                &mut *self.log,
+                &*self.stores,
+                &self.config,
+            );
             match opened {
                 Ok(running) => {
                     *slot = Some(Slot {

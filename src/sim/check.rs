@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use crate::runtime::simulated::{Simulated, Written};
 use crate::runtime::{
-    Config, Outgoing, Record, Router, StageSpec, Task, TopicPartition, fold_straight,
+    Config, Outgoing, Record, Router, Share, StageSpec, Task, TopicPartition, fold_straight,
 };
 use crate::stream::{NoBase, Topic};
 
@@ -164,7 +164,7 @@ fn straight(spec: &StageSpec, config: &Config) -> Task {
         topic: spec.inbox,
         partition: 0,
     };
-    let fold = (spec.open)(0, Rc::new(NoBase));
+    let fold = (spec.open)(Share::WHOLE, Rc::new(NoBase));
     Task::new(inbox, &config.prefix, config.time_source, fold, None)
 }
 

@@ -9,6 +9,7 @@ use crate::model::{
     PolicyId, RawSample, Span, Time,
 };
 use crate::monitor::{self, Fault};
+use crate::runtime::Share;
 use crate::stream::{
     Alarms, At, Base, Fold, Output, Reject, Row, RowError, Shelf, Signal, Stage, Table, To, Topic,
     WINDOWS, read_name, window_key, write_name,
@@ -20,6 +21,7 @@ use super::{AnalyzeStage, Heard, NodeRow, Said};
 
 /// Analyze on one partition of `metrics`.
 pub struct AnalyzeFold {
+    share: Share,
     pub(super) nodes: Shelf<NodeKey, NodeRow>,
     policies: Table<MeshId, PolicyRow>,
     alarms: Alarms,
@@ -47,6 +49,8 @@ pub struct Counts {
     pub outcomes_repeated: u64,
     /// Panes closed.
     pub panes: u64,
+    /// Readings and outcomes sent on to the partition that they belong to.
+    pub forwarded: u64,
 }
 
 /// The policy in force for a mesh, or for all.
@@ -72,6 +76,7 @@ impl AnalyzeFold {
     /// The same, keeping about so many nodes' rows decoded in memory.
     pub fn keeping(base: &Rc<dyn Base>, nodes: usize) -> Self {
         AnalyzeFold {
+            share: Share::WHOLE,
             nodes: Shelf::new(NODES, base.clone(), nodes),
             policies: Table::new(2, base.clone()),
             alarms: Alarms::new(3, base.clone()),
@@ -82,6 +87,12 @@ impl AnalyzeFold {
             windows: Vec::new(),
             windows_before: 0,
         }
+    }
+
+    /// The same on one of several partitions: what belongs to another is sent there.
+    pub fn of(mut self, share: Share) -> Self {
+        self.share = share;
+        self
     }
 
     /// What became of the records so far.
@@ -138,6 +149,19 @@ impl AnalyzeFold {
         self.step(&stage, &bytes(mesh, node), at, heard, out)?;
         self.counts.accepted += u64::from(self.counts.duplicates == duplicates);
         Ok(())
+    }
+
+    /// Sends a record to the partition that its node belongs to: there it is keyed by the node, so
+    /// that this happens once.
+    fn forward(&mut self, node: &str, value: &[u8], out: &mut Vec<Output>) {
+        self.counts.forwarded += 1;
+        out.push(Output {
+            topic: Topic::Metrics,
+            to: To::ByKey,
+            key: node.as_bytes().to_vec(),
+            value: value.to_vec(),
+            headers: Vec::new(),
+        });
     }
 
     /// Steps the node whose key has these bytes.
@@ -248,15 +272,17 @@ impl Fold for AnalyzeFold {
         if let Some((mesh, node)) = wire::sample_names(value) {
             // Should the rest be damaged, all is taken back and done again without the record.
             let whole = [mesh, node].map(|name| (1..=NAME_BYTES_MAX).contains(&name.len()));
-            return (whole == [true; 2]).then(|| bytes(mesh, node));
+            let ours = whole == [true; 2] && self.share.has(node.as_bytes());
+            return ours.then(|| bytes(mesh, node));
         }
         match wire::decode_metrics(value).ok()? {
             MetricsRecord::Sample(raw) => {
                 let (mesh, node) = monitor::names(&raw).ok()?;
-                Some(bytes(mesh, node))
+                self.share.has(node.as_bytes()).then(|| bytes(mesh, node))
             }
             MetricsRecord::Outcome(outcome) => {
-                Some(bytes(outcome.mesh.as_str(), outcome.node.as_str()))
+                let (mesh, node) = (outcome.mesh.as_str(), outcome.node.as_str());
+                self.share.has(node.as_bytes()).then(|| bytes(mesh, node))
             }
             MetricsRecord::Tick | MetricsRecord::Adopted(_) => None,
         }
@@ -272,7 +298,22 @@ impl Fold for AnalyzeFold {
         match wire::decode_metrics(value)? {
             MetricsRecord::Tick => Ok(()),
             MetricsRecord::Adopted(adopted) => self.adopt(adopted),
-            MetricsRecord::Sample(raw) => self.sample(at, &raw, out),
+            MetricsRecord::Sample(raw) => {
+                let (_, node) = monitor::names(&raw).map_err(reject)?;
+                match self.share.has(node.as_bytes()) {
+                    true => self.sample(at, &raw, out),
+                    false => {
+                        self.forward(node, value, out);
+                        Ok(())
+                    }
+                }
+            }
+            MetricsRecord::Outcome(outcome)
+                if !self.share.has(outcome.node.as_str().as_bytes()) =>
+            {
+                self.forward(outcome.node.as_str(), value, out);
+                Ok(())
+            }
             MetricsRecord::Outcome(outcome) => {
                 let key = bytes(outcome.mesh.as_str(), outcome.node.as_str());
                 let stage = self.stage(outcome.mesh.as_str());

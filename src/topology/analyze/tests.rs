@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::*;
 use crate::model::{Adopted, Cause, Healing, LoopBlind, MeshId, NodeId, PlanRecord, Route, State};
+use crate::runtime::{Share, partition_of};
 use crate::stream::{Base, Fold, Key, NoBase, Output, Reject, Row, RowError, To, Topic};
 use crate::wire;
 
@@ -81,6 +82,41 @@ impl Inbox {
     /// Lets time pass.
     fn tick(&mut self, s: i64) -> Vec<Assessment> {
         assessments(&self.append(s * 1000, b"").unwrap())
+    }
+}
+
+#[test]
+fn what_belongs_to_another_partition_is_sent_there_as_it_is() {
+    let line = br#"{"node_id":"n1","time":1000,"cpu_percent":50}"#;
+    let outcome = outcome(1, "healing", "applied");
+    let home = partition_of(b"n1", 2);
+    for partition in [0, 1] {
+        let mut inbox = Inbox::new();
+        inbox.fold = inbox.fold.of(Share {
+            partition,
+            partitions: 2,
+        });
+        let own = inbox.fold.own_key(b"", line).is_some();
+        let sample = inbox.append(1000, line).unwrap();
+        let forwarded = inbox.fold.counts().forwarded;
+        if partition == home {
+            assert!(own && forwarded == 0);
+            assert_eq!(assessments(&sample).len(), 1);
+            continue;
+        }
+        assert!(!own, "its node's alarm is not here");
+        for (out, value) in [
+            (sample, &line[..]),
+            (inbox.append(2000, &outcome).unwrap(), &outcome),
+        ] {
+            let [only] = &out[..] else {
+                panic!("only itself: {out:?}")
+            };
+            assert_eq!((only.topic, only.to), (Topic::Metrics, To::ByKey));
+            assert_eq!((&only.key[..], &only.value[..]), (&b"n1"[..], value));
+        }
+        assert_eq!(inbox.fold.counts().forwarded, 2);
+        assert_eq!(inbox.fold.counts().accepted, 0);
     }
 }
 

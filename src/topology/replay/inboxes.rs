@@ -28,7 +28,7 @@ use std::rc::Rc;
 use crate::model::{Cause, PlanRecord, Time};
 use crate::plan;
 use crate::runtime::{
-    LogError, Position, Record, RowsCopy, Source, Task, Title, TopicPartition, partition_of,
+    LogError, Position, Record, RowsCopy, Share, Source, Task, Title, TopicPartition, partition_of,
     partitions_of,
 };
 use crate::stream::{Base, Output, Topic};
@@ -159,7 +159,11 @@ impl Replay<'_> {
         let mut lane = self.lane(inbox, Topic::PlanInbox, Box::new(which));
         if judged_from < i64::MAX {
             let base: Rc<dyn Base> = rows.clone();
-            let fold = Box::new(AnalyzeFold::new(&base));
+            let share = Share {
+                partition: inbox.partition,
+                partitions: self.places.title.partitions,
+            };
+            let fold = Box::new(AnalyzeFold::new(&base).of(share));
             let title = &self.places.title;
             let task = Task::new(inbox, &title.prefix, title.time_source, fold, position);
             let from = position.map_or(self.places.starts[&inbox], |position| position.next);

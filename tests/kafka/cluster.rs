@@ -1,0 +1,357 @@
+//! Topics of a test's own on a broker, a fleet that is heard there, and what must hold of all that
+//! was written.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use homeostat::model::Time;
+use homeostat::runtime::{Record, Seed, TimeSource, TopicPartition, partition_of};
+use homeostat::stream::Topic;
+use homeostat::topology::replay::{Recorded, replay, replay_events};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use serde_json::Value;
+
+use crate::broker;
+use crate::process::{Home, until};
+
+/// Topics of a test's own.
+pub struct Cluster {
+    /// Where clients of ours reach the broker.
+    pub address: String,
+    /// First part of the topics' names.
+    pub prefix: String,
+    producer: BaseProducer,
+}
+
+impl Cluster {
+    /// Topics on this broker, made by the program's own command.
+    pub fn new(address: &str, name: &str) -> Self {
+        let cluster = Cluster {
+            address: address.to_owned(),
+            prefix: broker::prefix(name),
+            producer: config(address).create().unwrap(),
+        };
+        let home = cluster.home("topics", "");
+        home.lines(&["topics", "create"]);
+        cluster
+    }
+
+    /// A processor's folder, told where the broker is.
+    pub fn home(&self, name: &str, more: &str) -> Home {
+        self.home_at(&self.address, name, more)
+    }
+
+    /// The same, the broker reached elsewhere.
+    pub fn home_at(&self, address: &str, name: &str, more: &str) -> Home {
+        let prefix = &self.prefix;
+        let config = format!(
+            "[kafka]\nbrokers = \"{address}\"\ngroup = \"{prefix}group\"\npartitions = {PARTITIONS}\n\
+             session_timeout_ms = 6000\ntransaction_timeout_ms = 4000\n\
+             [log]\nprefix = \"{prefix}\"\nmin_free_mib = 1\n[time]\nsource = \"sample\"\n\
+             [loop]\nflush_records = 50\napply_ms = 50\n[plan]\nbudget_percent = 40.0\n{more}"
+        );
+        Home::new(&format!("{prefix}{name}"), &config)
+    }
+
+    /// Sends samples; some to a partition that is not theirs.
+    pub fn send(&self, samples: &[Sample]) {
+        let name = self.name(Topic::Metrics);
+        for (i, sample) in samples.iter().enumerate() {
+            let own = partition_of(sample.node.as_bytes(), PARTITIONS);
+            let lost = u64::from(i.is_multiple_of(MISPLACED)) as i32;
+            let record = BaseRecord::to(&name)
+                .partition((own + lost) % PARTITIONS)
+                .timestamp(sample.time)
+                .key(&sample.node)
+                .payload(&sample.line);
+            self.producer
+                .send(record)
+                .map_err(|(error, _)| error)
+                .unwrap();
+        }
+        self.producer.flush(Duration::from_secs(120)).unwrap();
+    }
+
+    /// Sends rounds of the fleet until told to stop, and so many at least; answers how many.
+    pub fn load(&self, fleet: &mut Fleet, rounds_min: usize, stop: &AtomicBool) -> Sent {
+        let mut sent = Sent::new();
+        let mut rounds = 0;
+        while rounds < rounds_min || !stop.load(Ordering::SeqCst) {
+            let samples = fleet.round();
+            self.send(&samples);
+            sent.extend(samples.into_iter().map(|sample| (sample.node, sample.seq)));
+            rounds += 1;
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        sent
+    }
+
+    /// Puts a value on a partition as it is.
+    pub fn put(&self, to: TopicPartition, key: &[u8], value: &[u8], time: i64) {
+        let name = self.name(to.topic);
+        let record = BaseRecord::to(&name)
+            .partition(to.partition)
+            .timestamp(time)
+            .key(key)
+            .payload(value);
+        self.producer
+            .send(record)
+            .map_err(|(error, _)| error)
+            .unwrap();
+        self.producer.flush(Duration::from_secs(60)).unwrap();
+    }
+
+    /// A topic's name.
+    pub fn name(&self, topic: Topic) -> String {
+        format!("{}{}", self.prefix, topic.name())
+    }
+
+    /// All committed records of a partition, read with nothing of ours but the decoder.
+    pub fn records(&self, of: TopicPartition) -> Vec<Record> {
+        let consumer: BaseConsumer = config(&self.address)
+            .set("group.id", "reader")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&self.name(of.topic), of.partition, Offset::Beginning)
+            .unwrap();
+        consumer.assign(&list).unwrap();
+        let deadline = Instant::now() + LIMIT;
+        let mut records = Vec::new();
+        loop {
+            assert!(Instant::now() < deadline, "reading {of} to its end");
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => records.push(record(&message)),
+                Some(Err(KafkaError::PartitionEOF(_))) => return records,
+                _ => {}
+            }
+        }
+    }
+
+    /// Everything that is committed.
+    pub fn recorded(&self) -> Recorded {
+        let partitions =
+            |topic| (0..PARTITIONS).map(move |partition| TopicPartition { topic, partition });
+        Topic::ALL
+            .into_iter()
+            .flat_map(partitions)
+            .map(|of| (of, self.records(of)))
+            .collect()
+    }
+
+    /// Waits until every record of both inboxes is folded.
+    pub fn settle(&self) {
+        let group: BaseConsumer = config(&self.address)
+            .set("group.id", format!("{}group", self.prefix))
+            .set("isolation.level", "read_committed")
+            .create()
+            .unwrap();
+        until(LIMIT, "everything is folded", || {
+            let inboxes = [Topic::Metrics, Topic::PlanInbox];
+            let mut asked = TopicPartitionList::new();
+            let mut ends = Vec::new();
+            for topic in inboxes {
+                for partition in 0..PARTITIONS {
+                    let of = TopicPartition { topic, partition };
+                    let records = self.records(of);
+                    ends.push(records.last().map_or(0, |last| last.offset + 1));
+                    asked.add_partition(&self.name(topic), partition);
+                }
+            }
+            let Ok(committed) = group.committed_offsets(asked, Duration::from_secs(10)) else {
+                return false;
+            };
+            let committed = committed.elements();
+            let reached = committed
+                .iter()
+                .zip(ends)
+                .all(|(entry, end)| match entry.offset() {
+                    Offset::Offset(offset) => offset >= end,
+                    _ => end == 0,
+                });
+            if !reached {
+                std::thread::park_timeout(Duration::from_millis(300));
+            }
+            reached
+        });
+    }
+
+    /// What must hold after everything: nothing lost, nothing twice, decided as from the inboxes
+    /// alone, in a straight line.
+    pub fn ensure_right(&self, sent: &Sent, home: &Home) {
+        let recorded = self.recorded();
+        let all = |topic| {
+            let of = recorded.iter().filter(move |(of, _)| of.topic == topic);
+            of.flat_map(|(_, records)| records)
+        };
+        let heard: Sent = all(Topic::Metrics)
+            .filter_map(|record| name_of(&record.value))
+            .collect();
+        assert!(sent.is_subset(&heard), "every sample sent is in the inbox");
+        assert_eq!(
+            all(Topic::DeadLetters).count(),
+            0,
+            "nothing is a dead letter"
+        );
+
+        let report = replay(&recorded, &self.prefix, TimeSource::Sample);
+        assert_eq!(report.differences, 0, "{:#?}", report.first_difference);
+        assert!(
+            report.decisions > 50,
+            "{} decisions tell little",
+            report.decisions
+        );
+        let mut ids = BTreeSet::new();
+        let mut issued = BTreeSet::new();
+        for partition in 0..PARTITIONS {
+            let of = TopicPartition {
+                topic: Topic::Events,
+                partition,
+            };
+            let values: Vec<_> = recorded[&of].iter().map(|r| r.value.clone()).collect();
+            let report = replay_events(partition, &values);
+            assert_eq!(report.differences, 0, "{:#?}", report.first_difference);
+            for value in values {
+                let event = homeostat::wire::decode_event(&value).unwrap();
+                assert!(
+                    ids.insert((partition, event.mesh.clone(), event.seq)),
+                    "twice: {event:?}"
+                );
+                if let homeostat::model::Body::DirectiveIssued { directive } = event.body {
+                    assert!(issued.insert(directive.id.clone()), "twice: {directive:?}");
+                }
+            }
+        }
+        let mut ordered = BTreeSet::new();
+        for record in all(Topic::Directives) {
+            let directive: Value = serde_json::from_slice(&record.value).unwrap_or_else(|_| {
+                let directive = homeostat::wire::decode_directive(&record.value).unwrap();
+                serde_json::json!({ "id": directive.id })
+            });
+            let id = directive["id"].as_str().unwrap().to_owned();
+            assert!(ordered.insert(id), "ordered twice: {directive}");
+        }
+        assert_eq!(ordered, issued, "orders are the events' projection");
+        assert!(issued.len() > 3, "{} orders tell little", issued.len());
+        let replayed = home.ask(&["replay", "--json"]);
+        let replayed: Value = serde_json::from_slice(&replayed.stdout).unwrap_or_else(|error| {
+            panic!("{error}: {}", String::from_utf8_lossy(&replayed.stderr))
+        });
+        assert_eq!(replayed["differences"], 0, "{replayed}");
+    }
+}
+
+/// A client's settings.
+pub fn config(address: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", address);
+    config
+}
+
+fn record(message: &impl Message) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        let of = |header: Header<'_, &[u8]>| {
+            let value = header.value.unwrap_or_default();
+            (header.key.to_owned(), value.to_vec())
+        };
+        headers.iter().map(of).collect()
+    });
+    Record {
+        offset: message.offset(),
+        time: Time(message.timestamp().to_millis().unwrap()),
+        key: message.key().unwrap_or_default().to_vec(),
+        value: message.payload().unwrap_or_default().to_vec(),
+        headers,
+    }
+}
+
+/// Node and seq of each sample.
+pub type Sent = BTreeSet<(String, i64)>;
+
+fn name_of(value: &[u8]) -> Option<(String, i64)> {
+    let value: Value = serde_json::from_slice(value).ok()?;
+    Some((
+        value["node_id"].as_str()?.to_owned(),
+        value["seq"].as_i64()?,
+    ))
+}
+
+/// A reading of a node.
+pub struct Sample {
+    pub node: String,
+    pub seq: i64,
+    pub time: i64,
+    pub line: String,
+}
+
+/// A fleet, a part of it ill at a time, by a seed.
+pub struct Fleet {
+    seed: Seed,
+    round: i64,
+    ill_until: [i64; NODES],
+}
+
+impl Fleet {
+    pub fn new(seed: u64) -> Self {
+        Fleet {
+            seed: Seed(seed),
+            round: 0,
+            ill_until: [0; NODES],
+        }
+    }
+
+    /// One reading of each node.
+    pub fn round(&mut self) -> Vec<Sample> {
+        self.round += 1;
+        let (round, seed) = (self.round, &mut self.seed);
+        let sample = |(node, ill_until): (usize, &mut i64)| {
+            if round > 20 && seed.one_in(500) {
+                *ill_until = round + 10 + seed.below(40) as i64;
+            }
+            let ill = round < *ill_until;
+            let (latency, loss) = if ill { (640.0, 15.0) } else { (40.0, 0.2) };
+            let time = 1_767_225_600_000 + round * 10_000 + node as i64 * 100;
+            let line = format!(
+                "{{\"mesh_id\":\"mesh-{}\",\"node_id\":\"node-{node}\",\"boot\":1,\"seq\":{round},\
+                 \"time\":{time},\"interval_s\":10,\"cpu_percent\":{},\"memory_percent\":50,\
+                 \"mesh_connectivity\":6,\"latency_ms\":{},\"packet_loss\":{loss}}}",
+                node % 2,
+                seed.between(20.0, 70.0),
+                latency + seed.between(0.0, 30.0),
+            );
+            Sample {
+                node: format!("node-{node}"),
+                seq: round,
+                time,
+                line,
+            }
+        };
+        self.ill_until.iter_mut().enumerate().map(sample).collect()
+    }
+}
+
+/// The seed of this run.
+pub fn seed() -> u64 {
+    let seed = std::env::var("HOMEOSTAT_SEED").map_or(4, |text| text.parse().unwrap());
+    println!("HOMEOSTAT_SEED={seed}");
+    seed
+}
+
+/// Partitions of every topic.
+pub const PARTITIONS: i32 = 3;
+
+const NODES: usize = 24;
+
+/// One sample in so many lies on a partition that is not its node's.
+const MISPLACED: usize = 17;
+
+/// How long anything may take on a busy machine.
+const LIMIT: Duration = Duration::from_secs(120);
