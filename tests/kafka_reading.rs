@@ -17,17 +17,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use homeostat::config::settings::{KafkaSettings, Settings, WebSettings};
 use homeostat::kafka::{Client, KafkaHandle, KafkaLog, KafkaSource};
-use homeostat::model::{LogOpened, PlanRecord};
 use homeostat::runtime::{
     Clock, Config, HeldRows, KeyValue, Rows, Source, Store, StoreError, Stores, TimeSource, Worker,
     partition_of,
 };
 use homeostat::stream::Topic;
+use homeostat::topology;
 use homeostat::web::{Door, Pulse, bind, serve};
-use homeostat::{topology, wire};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
@@ -53,8 +50,7 @@ impl Log {
             begun: (now.as_millis() as i64 / 60_000 - 120) * 60_000,
             dir,
         };
-        log.create();
-        log.say_opened();
+        log.lines(&["topics", "create"]);
         Some(log)
     }
 
@@ -62,31 +58,6 @@ impl Log {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
         config
-    }
-
-    fn create(&self) {
-        let admin: AdminClient<DefaultClientContext> = self.config().create().unwrap();
-        let names = Topic::ALL.map(|topic| format!("{}{}", self.prefix, topic.name()));
-        let topics = names.each_ref().map(|name| {
-            NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1")
-        });
-        let runtime = tokio::runtime::Builder::new_current_thread().build();
-        let created = runtime
-            .unwrap()
-            .block_on(admin.create_topics(&topics, &AdminOptions::new()));
-        assert!(created.unwrap().iter().all(Result::is_ok));
-    }
-
-    fn say_opened(&self) {
-        let opened = wire::encode_plan(&PlanRecord::LogOpened(LogOpened {
-            log_id: "log-1".into(),
-            audit_name: "test.example/log".into(),
-            partitions: PARTITIONS,
-            time_source: "sample".into(),
-        }));
-        for partition in 0..PARTITIONS {
-            self.write(Topic::PlanInbox, partition, b"", &opened, self.begun);
-        }
     }
 
     fn write(&self, topic: Topic, partition: i32, key: &[u8], value: &[u8], time: i64) {
@@ -118,6 +89,7 @@ impl Log {
             .env("HOMEOSTAT_KAFKA_BROKERS", &self.brokers)
             .env("HOMEOSTAT_KAFKA_GROUP", format!("{}group", self.prefix))
             .env("HOMEOSTAT_LOG_PREFIX", &self.prefix)
+            .env("HOMEOSTAT_KAFKA_PARTITIONS", PARTITIONS.to_string())
             .env("HOMEOSTAT_TIME_SOURCE", "sample")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -390,6 +362,7 @@ fn what_the_loop_decides_is_read_back_by_every_command() {
     assert_eq!(log.produce("").0, 0, "nothing is rejected of nothing");
     folded(&log);
 
+    checked(&log);
     events_directives_cycles(&log, &meshes);
     states_and_stories(&log, &meshes);
     dead_letters(&log, &meshes);
@@ -398,9 +371,33 @@ fn what_the_loop_decides_is_read_back_by_every_command() {
     running.end();
     let report = log.lines(&["replay"]).pop().unwrap();
     assert_eq!(report["differences"], 0, "{report}");
-    assert!(report["records"].as_i64() > Some(400), "{report}");
+    assert!(report["records"].as_i64() > Some(352), "{report}");
     let report = log.lines(&["replay", "--events-only"]).pop().unwrap();
     assert_eq!(report["differences"], 0, "{report}");
+}
+
+fn checked(log: &Log) {
+    let findings = parsed(&log.ask(&["check", "--json"]).stdout);
+    for check in ["brokers", "topics", "group"] {
+        let found = findings.iter().find(|found| found["check"] == check);
+        assert_eq!(
+            found.map(|found| &found["verdict"]),
+            Some(&json!("ok")),
+            "{findings:?}"
+        );
+    }
+    let mut nobody = log.command(&["check", "--json"]);
+    let output = nobody
+        .env("HOMEOSTAT_KAFKA_BROKERS", "127.0.0.1:9")
+        .output();
+    let output = output.unwrap();
+    let last = parsed(&output.stdout).pop().unwrap();
+    assert_eq!(
+        (&last["check"], &last["verdict"]),
+        (&json!("brokers"), &json!("unknown"))
+    );
+    assert!(last["mend"].is_string(), "{last}");
+    assert_eq!(output.status.code(), Some(2), "it could not be told");
 }
 
 fn events_directives_cycles(log: &Log, meshes: &[String; 2]) {

@@ -1,5 +1,5 @@
-//! Where a command reads: an export (`--dir`); the brokers, where some are configured; else the data
-//! folder: through who holds it, or, when nobody does, by itself.
+//! Where a command reads: an export (`--dir`); the brokers, where some are configured; else the
+//! data folder: through who holds it, or, when nobody does, by itself.
 
 #[cfg(feature = "io")]
 use std::cell::OnceCell;
@@ -16,6 +16,8 @@ use crate::runtime::export::Export;
 #[cfg(feature = "io")]
 use super::holder::Holder;
 #[cfg(feature = "io")]
+use crate::config::Config;
+#[cfg(feature = "io")]
 use crate::config::settings::Settings;
 #[cfg(feature = "io")]
 use crate::embedded::Embedded;
@@ -28,6 +30,10 @@ pub(super) struct Which {
     /// Read this export, as `demo --keep DIR` writes it, instead of the data folder.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// Read the log on these brokers, instead of the configuration's: HOST:PORT, several by commas.
+    #[cfg(feature = "io")]
+    #[arg(long, value_name = "ADDRS", conflicts_with = "dir")]
+    brokers: Option<String>,
 }
 
 /// A log to be read.
@@ -83,7 +89,7 @@ impl Which {
                 source: Box::new(export(dir)?),
                 kind: Kind::Export,
             }),
-            None => own(global),
+            None => own(self, global),
         }
     }
 }
@@ -112,8 +118,8 @@ fn export(dir: &Path) -> anyhow::Result<crate::runtime::InMemory> {
 }
 
 #[cfg(feature = "io")]
-fn own(global: &Global) -> anyhow::Result<Place> {
-    let config = global.config()?;
+fn own(which: &Which, global: &Global) -> anyhow::Result<Place> {
+    let config = with_brokers(global.config()?, which.brokers.as_deref())?;
     let settings = config.settings();
     if !settings.kafka.brokers.is_empty() {
         let client = client(settings)?;
@@ -147,6 +153,15 @@ fn own(global: &Global) -> anyhow::Result<Place> {
     })
 }
 
+/// The configuration with the brokers of a flag.
+#[cfg(feature = "io")]
+pub(super) fn with_brokers(config: Config, brokers: Option<&str>) -> anyhow::Result<Config> {
+    match brokers {
+        Some(brokers) => Ok(config.with_flag("--brokers", "kafka.brokers", brokers)?),
+        None => Ok(config),
+    }
+}
+
 /// A client of the configured brokers for a command, which waits for them less long than a
 /// processor.
 #[cfg(feature = "io")]
@@ -161,7 +176,7 @@ pub(super) fn client(settings: &Settings) -> anyhow::Result<Client> {
 const PATIENCE_S: u64 = 15;
 
 #[cfg(not(feature = "io"))]
-fn own(_global: &Global) -> anyhow::Result<Place> {
+fn own(_which: &Which, _global: &Global) -> anyhow::Result<Place> {
     bail!(
         "reading a data folder: this build has no store (it was made with --no-default-features); \
          name an export with --dir DIR, as `homeostat demo --keep DIR` writes one"

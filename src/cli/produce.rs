@@ -1,5 +1,5 @@
-//! `homeostat produce`: samples as JSON lines on stdin, into the log: to the brokers, where some are
-//! configured, else through the folder's holder, or into the log itself when nobody holds it.
+//! `homeostat produce`: samples as JSON lines on stdin, into the log: to the brokers, where some
+//! are configured, else through the folder's holder, or into the log itself when nobody holds it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
-use super::place::client;
+use super::place::{client, with_brokers};
 use super::{Global, Printer, say};
 use crate::config::settings::Source as TimeSetting;
 use crate::embedded::Embedded;
@@ -23,15 +23,19 @@ use crate::wire::sample_json::LINE_BYTES_MAX;
 
 /// Arguments of `produce`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// To these brokers, instead of the configuration's: HOST:PORT, several by commas.
+    #[arg(long, value_name = "ADDRS")]
+    brokers: Option<String>,
+}
 
 /// Runs `produce`: 0 when everything was accepted, 1 when something was rejected.
 pub(super) fn run(
-    _args: Args,
+    args: Args,
     global: &Global,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<ExitCode> {
-    let mut taker = taker(global)?;
+    let mut taker = taker(&args, global)?;
     let mut input = BufReader::new(io::stdin().lock());
     let mut sum = Sum::default();
     let mut line = 0;
@@ -183,8 +187,8 @@ enum Taker {
     },
 }
 
-fn taker(global: &Global) -> anyhow::Result<Taker> {
-    let config = global.config()?;
+fn taker(args: &Args, global: &Global) -> anyhow::Result<Taker> {
+    let config = with_brokers(global.config()?, args.brokers.as_deref())?;
     let settings = config.settings();
     if !settings.kafka.brokers.is_empty() {
         let client = client(settings)?;

@@ -107,7 +107,7 @@ impl KafkaIntake {
                 Err((Native::MessageProduction(Code::QueueFull), unsent))
                     if Instant::now() < until =>
                 {
-                    std::thread::sleep(PAUSE);
+                    std::thread::park_timeout(PAUSE);
                     sent = unsent;
                 }
                 Err((error, _)) => {

@@ -285,7 +285,7 @@ impl Reader {
     fn decided(&self, of: TopicPartition, known: i64) -> Result<i64, KafkaError> {
         let stable = self.stable_end(of)?;
         if stable <= known {
-            std::thread::sleep(SLICE);
+            std::thread::park_timeout(SLICE);
         }
         Ok(stable)
     }
@@ -296,7 +296,7 @@ impl Reader {
         loop {
             match question() {
                 Err(error) if passes(&error) && Instant::now() < until => {
-                    std::thread::sleep(SLICE);
+                    std::thread::park_timeout(SLICE);
                 }
                 answer => return answer,
             }

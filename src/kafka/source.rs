@@ -71,7 +71,7 @@ impl KafkaSource {
             if Instant::now() >= until {
                 return Err(LogError::Undecided(all[open]));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::park_timeout(PAUSE);
         }
     }
 }
