@@ -19,13 +19,14 @@ use homeostat::config::settings::{KafkaSettings, Settings, WebSettings};
 use homeostat::kafka::{Client, KafkaHandle, KafkaLog, KafkaSource};
 use homeostat::runtime::{
     Clock, Config, HeldRows, KeyValue, Rows, Source, Store, StoreError, Stores, TimeSource, Worker,
-    partition_of,
+    only, partition_of,
 };
 use homeostat::stream::Topic;
 use homeostat::topology;
 use homeostat::web::{Door, Pulse, bind, serve};
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 /// A log of two partitions on a broker, that bears the samples' own time.
@@ -38,7 +39,11 @@ struct Log {
 
 impl Log {
     fn open(name: &str) -> Option<Log> {
-        let brokers = broker::shared()?.address().to_owned();
+        Some(Log::on(broker::shared()?.address(), name))
+    }
+
+    fn on(brokers: &str, name: &str) -> Log {
+        let brokers = brokers.to_owned();
         let prefix = broker::prefix(name);
         let dir = std::env::temp_dir().join(format!("homeostat-{prefix}reading"));
         std::fs::create_dir_all(&dir).unwrap();
@@ -51,7 +56,7 @@ impl Log {
             dir,
         };
         log.lines(&["topics", "create"]);
-        Some(log)
+        log
     }
 
     fn config(&self) -> ClientConfig {
@@ -714,7 +719,102 @@ fn the_door_takes_in_shows_and_is_followed_over_two_partitions() {
     running.end();
 }
 
+/// What a commit wrote may be seen when its position is answered, and who saw it is answered it.
+#[test]
+fn a_position_waits_for_what_is_not_decided() {
+    let Some(log) = Log::open("position") else {
+        return;
+    };
+    let [cycles, metrics] = [Topic::Cycles, Topic::Metrics].map(only);
+    let mut source = KafkaSource::new(&log.client()).unwrap();
+    assert_eq!(source.position(metrics).unwrap().unwrap().next, 0);
+    let asks = || {
+        let client = log.client();
+        let (tell, told) = mpsc::channel();
+        spawn(move || {
+            let mut source = KafkaSource::new(&client).unwrap();
+            let position = source.position(metrics).unwrap().unwrap();
+            tell.send((position.next, source.end(cycles).unwrap()))
+        });
+        told
+    };
+    let producer: BaseProducer = log
+        .config()
+        .set("transactional.id", format!("{}other", log.prefix))
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+
+    // Somebody's record is in the log and nobody knows yet whether it will be seen.
+    producer.begin_transaction().unwrap();
+    let name = format!("{}cycles", log.prefix);
+    let record = BaseRecord::to(&name).partition(0).key("m").payload("x");
+    producer.send(record).unwrap();
+    producer.flush(PATIENCE).unwrap();
+    let told = asks();
+    let early = told.recv_timeout(A_MOMENT);
+    assert!(
+        early.is_err(),
+        "{early:?} is answered before all is decided"
+    );
+    producer.commit_transaction(PATIENCE).unwrap();
+    let (next, end) = told.recv_timeout(PATIENCE).unwrap();
+    assert!(next == 0 && end > 0, "{next} {end}");
+
+    // A position is committed and nobody knows yet whether it counts.
+    let consumer: BaseConsumer = log
+        .config()
+        .set("group.id", format!("{}group", log.prefix))
+        .create()
+        .unwrap();
+    producer.begin_transaction().unwrap();
+    let mut offsets = TopicPartitionList::new();
+    let mut inbox = offsets.add_partition(&format!("{}metrics", log.prefix), 0);
+    inbox.set_offset(Offset::Offset(5)).unwrap();
+    inbox.set_metadata("1,2");
+    let group = consumer.group_metadata().unwrap();
+    producer
+        .send_offsets_to_transaction(&offsets, &group, PATIENCE)
+        .unwrap();
+    let told = asks();
+    let early = told.recv_timeout(A_MOMENT);
+    assert!(early.is_err(), "{early:?} is answered and a commit is open");
+    producer.commit_transaction(PATIENCE).unwrap();
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap().0, 5);
+}
+
+#[test]
+fn a_door_without_brokers_says_so_and_takes_in_again_when_they_are_back() {
+    let Some(own) = broker::own(&[]) else {
+        return;
+    };
+    let log = Log::on(own.address(), "gone");
+    let house = House::open(&log, "door", Held(Memory::default(), vec![0, 1]));
+    let sample = log.samples(&meshes(), 0..1);
+    assert_eq!(house.ask("POST", "/v1/metrics", &sample).0, 200);
+    own.kill9();
+    let (status, head, body) = house.ask("POST", "/v1/metrics", &sample);
+    assert_eq!(status, 503, "{body}");
+    assert!(head.contains("retry-after"), "{head}");
+    assert!(body.contains("send it again"), "{body}");
+    until("the door is not ready", || {
+        let (status, _, body) = house.ask("GET", "/readyz", "");
+        (status == 503 && body.contains("the brokers do not answer")).then_some(())
+    });
+    own.up();
+    until("samples are taken again", || {
+        (house.ask("POST", "/v1/metrics", &sample).0 == 200).then_some(())
+    });
+    until("the door has no more to say of them", || {
+        let (_, _, body) = house.ask("GET", "/readyz", "");
+        (!body.contains("the brokers do not answer")).then_some(())
+    });
+}
+
 const PARTITIONS: i32 = 2;
+
+/// Long enough for what would be answered at once.
+const A_MOMENT: Duration = Duration::from_secs(2);
 
 const WELL: &str = "\"cpu_percent\":50,\"memory_percent\":60,\"mesh_connectivity\":8,\
                     \"latency_ms\":60,\"packet_loss\":0.1";
