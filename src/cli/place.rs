@@ -56,7 +56,7 @@ pub(super) enum Kind {
     Held(Holder),
     /// The brokers.
     #[cfg(feature = "io")]
-    Brokers(Brokers),
+    Brokers(Box<Brokers>),
 }
 
 /// Brokers that a log lies on.
@@ -125,10 +125,10 @@ fn own(which: &Which, global: &Global) -> anyhow::Result<Place> {
         let client = client(settings)?;
         return Ok(Place {
             source: Box::new(KafkaSource::new(&client)?),
-            kind: Kind::Brokers(Brokers {
+            kind: Kind::Brokers(Box::new(Brokers {
                 client,
                 intake: OnceCell::new(),
-            }),
+            })),
         });
     }
     let dir = &settings.log.dir;

@@ -181,7 +181,7 @@ enum Taker {
         source: TimeSource,
     },
     Brokers {
-        intake: KafkaIntake,
+        intake: Box<KafkaIntake>,
         future: Span,
         source: TimeSource,
     },
@@ -194,7 +194,7 @@ fn taker(args: &Args, global: &Global) -> anyhow::Result<Taker> {
         let client = client(settings)?;
         let title = KafkaSource::new(&client)?.title()?;
         return Ok(Taker::Brokers {
-            intake: KafkaIntake::new(&client, &title)?,
+            intake: Box::new(KafkaIntake::new(&client, &title)?),
             future: Span::seconds(config.policy().monitor.max_future_s),
             source: title.time_source,
         });
