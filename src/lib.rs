@@ -34,13 +34,16 @@
 //! - `assess` answers as its contract says: `tests/vectors.rs`.
 //! - Bytes once written are read for ever: `tests/golden.rs`.
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].
-//! - Every back end of the log keeps the port's promises: `tests/conformance.rs`.
+//! - Every back end of the log and of the rows keeps its port's promises: `tests/conformance.rs`.
 //! - The real program, killed again and again under load, decides what an undisturbed one does; a
 //!   full, damaged or read-only disk is said clearly and loses nothing acknowledged:
 //!   `tests/processes`, and file by file `tests/embedded.rs`.
+//! - A task's folder is the beginning of what was written, whatever ended it; a snapshot brings
+//!   back the rows of its position byte for byte, or is passed over: `tests/rows.rs`.
 //! - Nothing a client sends stops the door or the loop: `tests/door.rs`.
 //! - A log that grows, was trimmed or is held by another process reads the same:
 //!   `tests/reading.rs`.
+//! - A log on Kafka is opened once, under one id, whoever opens it: `tests/kafka_topics.rs`.
 //! - A log on brokers is read by every command and at every door as it stands there, partitions as
 //!   one, and who comes back to follow misses nothing: `tests/kafka_reading.rs`.
 //! - The rooms know only whom they may know, and the pure ones touch nothing: `tests/tidy.rs`.
@@ -48,9 +51,9 @@
 //! # The rooms
 //! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
 //! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
-//! (bytes). Then [`runtime`] (ports, commit, the simulated log), [`topology`] (the loop on one
-//! page), [`sim`], [`config`], `telemetry` (what it says of itself), `web` (the
-//! door: HTTP) and [`cli`].
+//! (bytes). Then [`runtime`] (ports, commit, the simulated log), the vendors `embedded`, `kafka`
+//! and `rows` (the tasks' RocksDBs and their snapshots), [`topology`] (the loop on one page),
+//! [`sim`], [`config`], `telemetry` (what it says of itself), `web` (the door: HTTP) and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.
@@ -96,6 +99,13 @@ pub mod knowledge;
 pub mod model;
 pub mod monitor;
 pub mod plan;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a vendor: it owns files, threads and locks"
+)]
+pub mod rows;
 pub mod runtime;
 pub mod sim;
 pub mod stream;

@@ -1,5 +1,7 @@
 //! What every back end of the `Log` port must do. The suite is generic over a [`Harness`]; a back
-//! end conforms when `conforms` returns.
+//! end conforms when `conforms` returns. [`stores`] is the same for the `Stores` port.
+
+use std::rc::Rc;
 
 #[cfg(feature = "io")]
 mod broker;
@@ -7,9 +9,10 @@ mod broker;
 use homeostat::model::{Span, Time};
 use homeostat::runtime::simulated::{Settings, Simulated};
 use homeostat::runtime::{
-    CommitError, Log, LogError, Outgoing, Polled, Position, Record, TimeSource, TopicPartition,
+    CommitError, Log, LogError, Outgoing, Polled, Position, Record, Store, Stores, TimeSource,
+    TopicPartition,
 };
-use homeostat::stream::Topic;
+use homeostat::stream::{Topic, WINDOWS};
 
 /// How the suite gets at a back end. Every call of [`Harness::fresh`] begins with empty topics; the
 /// group consumes `metrics`.
@@ -146,6 +149,25 @@ mod embedded {
         }
     }
 
+    impl stores::Harness for OnDisk {
+        fn fresh(&mut self) {
+            Harness::fresh(self);
+        }
+
+        fn connect(&mut self) -> Rc<dyn Stores> {
+            self.log().worker(&[Topic::Metrics]).1
+        }
+
+        fn restart(&mut self) {
+            self.log = None;
+        }
+    }
+
+    #[test]
+    fn the_embedded_stores_conform() {
+        stores::conform(&mut OnDisk::new("rows", Fsync::Group));
+    }
+
     #[test]
     fn the_embedded_log_conforms() {
         conforms(&mut OnDisk::new("group", Fsync::Group));
@@ -243,12 +265,233 @@ mod kafka {
         }
     }
 
+    impl stores::Harness for InMemory {
+        fn fresh(&mut self) {
+            *self = InMemory::new();
+        }
+
+        fn connect(&mut self) -> Rc<dyn Stores> {
+            self.0.connect("w").1
+        }
+
+        fn restart(&mut self) {}
+    }
+
     #[test]
-    fn kafka_conforms() {
-        let Some(broker) = broker::shared() else {
-            return;
-        };
-        conforms(&mut OnBrokers::new(broker.address()));
+    fn the_simulated_stores_conform() {
+        stores::conform(&mut InMemory::new());
+    }
+
+    /// Folders of tasks, on Kafka.
+    #[cfg(feature = "io")]
+    mod rows {
+        use std::path::PathBuf;
+
+        use homeostat::config::settings::LogSettings;
+        use homeostat::rows::Stages;
+
+        use super::*;
+
+        struct Folders {
+            dir: PathBuf,
+            stages: Option<Stages>,
+        }
+
+        impl Drop for Folders {
+            fn drop(&mut self) {
+                stores::Harness::fresh(self);
+            }
+        }
+
+        impl stores::Harness for Folders {
+            fn fresh(&mut self) {
+                self.stages = None;
+                let _ = std::fs::remove_dir_all(&self.dir);
+            }
+
+            fn connect(&mut self) -> Rc<dyn Stores> {
+                let settings = LogSettings {
+                    dir: self.dir.clone(),
+                    ..LogSettings::default()
+                };
+                let open = || Stages::open(&settings, &[], None).unwrap();
+                Rc::new(self.stages.get_or_insert_with(open).clone())
+            }
+
+            fn restart(&mut self) {
+                self.stages = None;
+            }
+        }
+
+        #[test]
+        fn kafka_conforms() {
+            let Some(broker) = broker::shared() else {
+                return;
+            };
+            conforms(&mut OnBrokers::new(broker.address()));
+        }
+    }
+
+    fn the_folders_of_tasks_conform() {
+        let name = format!("homeostat-conformance-tasks-{}", std::process::id());
+        stores::conform(&mut Folders {
+            dir: std::env::temp_dir().join(name),
+            stages: None,
+        });
+    }
+}
+
+/// What every back end of the `Stores` port must do.
+mod stores {
+    use super::*;
+
+    /// How the suite gets at a back end.
+    pub trait Harness {
+        /// Empties everything.
+        fn fresh(&mut self);
+
+        /// The stores of a new worker of the one name that there is.
+        fn connect(&mut self) -> Rc<dyn Stores>;
+
+        /// The process ends, and starts at the next connection. No store is held any more.
+        fn restart(&mut self);
+    }
+
+    pub fn conform(harness: &mut dyn Harness) {
+        for (name, rule) in RULES {
+            harness.fresh();
+            println!("{name}");
+            rule(harness);
+        }
+    }
+
+    type Rule = fn(&mut dyn Harness);
+
+    const RULES: &[(&str, Rule)] = &[
+        ("what was written is read, and deleted is gone", written),
+        (
+            "rows come in the order of their keys, within bounds",
+            ordered,
+        ),
+        ("tasks share no rows", apart),
+        ("closed panes lie in nobody's way", panes),
+        ("rows survive an end", kept),
+        ("clearing removes every row, and rows may follow", cleared),
+        (
+            "a store opened anew takes the older one's right to write",
+            fenced,
+        ),
+    ];
+
+    fn put(key: &[u8], value: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+        (key.to_vec(), Some(value.to_vec()))
+    }
+
+    fn keys(store: &dyn Store, from: &[u8], to: &[u8], max: usize) -> Vec<Vec<u8>> {
+        let rows = store.scan(from, to, max).unwrap();
+        rows.into_iter().map(|(key, _)| key).collect()
+    }
+
+    fn open(harness: &mut dyn Harness) -> Rc<dyn Store> {
+        harness.connect().open("analyze", 0).unwrap()
+    }
+
+    fn written(harness: &mut dyn Harness) {
+        let store = open(harness);
+        assert_eq!(store.get(b"a").unwrap(), None);
+        store.write(vec![put(b"a", b"1"), put(b"b", b"")]).unwrap();
+        assert_eq!(store.get(b"a").unwrap(), Some(b"1".to_vec()));
+        assert_eq!(store.get(b"b").unwrap(), Some(Vec::new()));
+        let rows = vec![
+            put(b"a", b"2"),
+            (b"b".to_vec(), None),
+            (b"c".to_vec(), None),
+        ];
+        store.write(rows).unwrap();
+        assert_eq!(store.get(b"a").unwrap(), Some(b"2".to_vec()));
+        assert_eq!(store.get(b"b").unwrap(), None);
+        // The last word on a key counts.
+        store
+            .write(vec![
+                put(b"a", b"3"),
+                (b"a".to_vec(), None),
+                put(b"a", b"4"),
+            ])
+            .unwrap();
+        assert_eq!(store.get(b"a").unwrap(), Some(b"4".to_vec()));
+    }
+
+    fn ordered(harness: &mut dyn Harness) {
+        let store = open(harness);
+        let all: [&[u8]; 5] = [&[1], &[1, 0], &[1, 255], &[2], &[0xEF, 255]];
+        store
+            .write(all.iter().rev().map(|key| put(key, b"v")).collect())
+            .unwrap();
+        assert_eq!(keys(&*store, &[1], &[0xF0], 9), all);
+        assert_eq!(keys(&*store, &[1, 0], &[2], 9), all[1..3]);
+        assert_eq!(keys(&*store, &[1], &[0xF0], 2), all[..2]);
+        assert_eq!(keys(&*store, &[3], &[4], 9), all[..0]);
+        assert_eq!(keys(&*store, &[1], &[0xF0], 0), all[..0]);
+        let next = store.next(&[1, 1], &[3]).unwrap();
+        assert_eq!(next, Some((vec![1, 255], b"v".to_vec())));
+        assert_eq!(store.next(&[2], &[2]).unwrap(), None);
+    }
+
+    fn apart(harness: &mut dyn Harness) {
+        let stores = harness.connect();
+        let [analyze, plan] = ["analyze", "plan"].map(|stage| stores.open(stage, 0).unwrap());
+        analyze.write(vec![put(b"a", b"1")]).unwrap();
+        plan.write(vec![put(b"a", b"2"), put(b"b", b"3")]).unwrap();
+        assert_eq!(analyze.get(b"a").unwrap(), Some(b"1".to_vec()));
+        assert_eq!(keys(&*analyze, &[0], &[0xF0], 9), [b"a"]);
+        plan.clear().unwrap();
+        assert_eq!(keys(&*analyze, &[0], &[0xF0], 9), [b"a"]);
+    }
+
+    fn panes(harness: &mut dyn Harness) {
+        let store = open(harness);
+        store
+            .write(vec![put(&[WINDOWS, 7], b"pane"), put(&[5], b"row")])
+            .unwrap();
+        assert_eq!(keys(&*store, &[0], &[WINDOWS], 9), [[5]]);
+    }
+
+    fn kept(harness: &mut dyn Harness) {
+        let rows = || (0..200_u8).map(|n| put(&[n], &[n; 100])).collect();
+        open(harness).write(rows()).unwrap();
+        open(harness).write(vec![put(&[7], b"new")]).unwrap();
+        harness.restart();
+        let store = open(harness);
+        assert_eq!(store.get(&[7]).unwrap(), Some(b"new".to_vec()));
+        assert_eq!(store.get(&[199]).unwrap(), Some(vec![199; 100]));
+        assert_eq!(keys(&*store, &[0], &[0xF0], 999).len(), 200);
+    }
+
+    fn cleared(harness: &mut dyn Harness) {
+        let store = open(harness);
+        store.clear().unwrap();
+        store
+            .write(vec![put(&[0], b"1"), put(&[0xEF; 40], b"2")])
+            .unwrap();
+        store.clear().unwrap();
+        assert_eq!(store.next(&[], &[0xF0]).unwrap(), None);
+        store.write(vec![put(&[3], b"3")]).unwrap();
+        drop(store);
+        harness.restart();
+        assert_eq!(keys(&*open(harness), &[], &[0xF0], 9), [[3]]);
+    }
+
+    fn fenced(harness: &mut dyn Harness) {
+        let old = open(harness);
+        old.write(vec![put(&[1], b"old")]).unwrap();
+        let new = open(harness);
+        assert!(old.write(vec![put(&[1], b"late")]).is_err());
+        assert!(old.clear().is_err());
+        assert_eq!(new.get(&[1]).unwrap(), Some(b"old".to_vec()));
+        new.write(vec![put(&[1], b"new")]).unwrap();
+        drop(old);
+        new.write(vec![put(&[2], b"new")]).unwrap();
+        assert_eq!(new.get(&[1]).unwrap(), Some(b"new".to_vec()));
     }
 }
 

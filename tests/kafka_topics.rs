@@ -5,7 +5,7 @@ mod broker;
 
 use std::collections::BTreeSet;
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use homeostat::config::settings::KafkaSettings;
 use homeostat::kafka::{Client, ensure_open, openings, title};
@@ -169,6 +169,15 @@ fn wait<T>(answer: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(answer)
 }
 
+/// Settings take their time through a cluster.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
 fn set(findings: &[&str]) -> BTreeSet<String> {
     findings.iter().map(|&finding| finding.to_owned()).collect()
 }
@@ -232,16 +241,18 @@ fn each_difference_is_found() {
     for topic in Topic::ALL {
         topics.alter(topic, &good);
     }
-    assert_eq!(topics.findings(0), set(&[]), "kept for longer is no fault");
+    until("kept for longer is no fault", || {
+        topics.ask(&["check"]).status.success()
+    });
     let check = |topic: Topic, key: &'static str, value: &str| {
         let others = good.iter().filter(|(other, _)| *other != key);
         let settings: Vec<_> = others.copied().chain([(key, value)]).collect();
         topics.alter(topic, &settings);
-        assert_eq!(
-            topics.findings(1),
-            set(&[&format!("{} {key}", topic.name())])
-        );
+        let expected = set(&[&format!("{} {key}", topic.name())]);
+        let what = format!("{key} = {value} is found, and nothing else");
+        until(&what, || topics.findings(1) == expected);
         topics.alter(topic, &good);
+        until("it is mended", || topics.ask(&["check"]).status.success());
     };
     check(Topic::Directives, "cleanup.policy", "compact");
     check(Topic::Directives, "cleanup.policy", "compact,delete");
@@ -271,7 +282,9 @@ fn a_changed_number_of_partitions_is_said_and_opens_nothing() {
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
     };
     grow(&name, 4);
-    assert!(topics.findings(1).contains("events partitions"));
+    until("the brokers tell of the new partition", || {
+        topics.findings(1).contains("events partitions")
+    });
     topics.said(1, &["create"]);
     assert_eq!(topics.ids(), vec![None; 3]);
 
@@ -280,8 +293,10 @@ fn a_changed_number_of_partitions_is_said_and_opens_nothing() {
     };
     topics.said(0, &["create"]);
     grow(&topics.name(Topic::PlanInbox), 4);
-    let found = topics.findings(1);
-    assert_eq!(found, set(&["plan-inbox partitions", "plan-inbox opened"]));
+    let expected = set(&["plan-inbox partitions", "plan-inbox opened"]);
+    until("the brokers tell of the new partition", || {
+        topics.findings(1) == expected
+    });
     topics.said(1, &["create"]);
     assert_eq!(
         topics.ids()[3],

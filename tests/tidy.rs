@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which rooms a room may import.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("model", &[]),
     ("stream", &["model"]),
     ("monitor", &["model", "stream"]),
@@ -54,7 +54,11 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ),
     ("config", &["model"]),
     ("telemetry", &[]),
-    ("embedded", &["model", "stream", "runtime", "config"]),
+    ("rows", &["model", "stream", "runtime", "config"]),
+    (
+        "embedded",
+        &["model", "stream", "runtime", "config", "rows"],
+    ),
     ("kafka", &["model", "stream", "wire", "runtime", "config"]),
     ("agent", &["model", "execute", "wire", "config"]),
     (
@@ -88,6 +92,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "telemetry",
             "embedded",
             "kafka",
+            "rows",
             "agent",
             "web",
         ],

@@ -10,6 +10,7 @@
 //! kill does. A log or worker that can no longer know the truth ends the process with 2.
 
 mod alone;
+mod brokers;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -91,7 +92,10 @@ pub(super) fn run(args: &Args, global: &Global) -> anyhow::Result<ExitCode> {
         global,
         telemetry: &telemetry,
     };
-    alone::run(&told)?;
+    match config.settings().kafka.brokers.is_empty() {
+        true => alone::run(&told)?,
+        false => brokers::run(&told)?,
+    }
     info!("ended: everything is committed and synced");
     Ok(ExitCode::SUCCESS)
 }

@@ -260,6 +260,8 @@ pub enum Text {
     KafkaName,
     /// A path, or empty.
     PathOrNone,
+    /// The URL of an object store, or empty.
+    SnapshotsOrNone,
 }
 
 impl Text {
@@ -285,6 +287,7 @@ impl Text {
             }
             Text::KafkaName => Text::Prefix.allows(text),
             Text::PathOrNone => text.is_empty() || Text::Path.allows(text),
+            Text::SnapshotsOrNone => text.is_empty() || clean && is_snapshots(text),
         }
     }
 
@@ -305,6 +308,9 @@ impl Text {
             Text::Brokers => "host:port, several by commas, such as kafka-1:9092,kafka-2:9092",
             Text::KafkaName => "at most 64 letters, digits, dots, dashes or underscores",
             Text::PathOrNone => "a path of at most 4096 bytes, or \"\"",
+            Text::SnapshotsOrNone => {
+                "file:///path or s3://bucket/prefix without name and password, or \"\""
+            }
         }
         .to_owned()
     }
@@ -329,6 +335,15 @@ fn is_peer(text: &str) -> bool {
     named && !host.starts_with('-') && port.is_some_and(|port| port != 0)
 }
 
+/// Whether a text is the URL of an object store, without secrets.
+fn is_snapshots(text: &str) -> bool {
+    let plain = |rest: &str| !rest.contains(['@', '?', '#']) && rest.len() <= 4096;
+    match text.strip_prefix("s3://") {
+        Some(rest) => plain(rest) && !rest.is_empty() && !rest.starts_with('/'),
+        None => text.strip_prefix("file:///").is_some_and(plain),
+    }
+}
+
 impl Form {
     /// Whether variables and flags give it as a bare text.
     fn is_text(&self) -> bool {
@@ -345,6 +360,7 @@ impl Form {
             Form::Text(Text::Listen) => "loopback".to_owned(),
             Form::Text(Text::Brokers) => "host:port,..".to_owned(),
             Form::Text(Text::PathOrNone) => "0..4096 bytes".to_owned(),
+            Form::Text(Text::SnapshotsOrNone) => "file:///.., s3://..".to_owned(),
             Form::Text(Text::Prefix | Text::KafkaName) => format!("0..{PREFIX_BYTES_MAX} bytes"),
             Form::Text(Text::Name) => "1..255 bytes".to_owned(),
             Form::Text(Text::NameOrNone) => "0..255 bytes".to_owned(),
@@ -359,9 +375,10 @@ impl Form {
 }
 
 /// The sections in the order of the pages, each with what it is about.
-pub const SECTIONS: [(&str, &str); 10] = [
+pub const SECTIONS: [(&str, &str); 11] = [
     ("log", "the embedded log"),
     ("kafka", "the brokers, if the log lies there"),
+    ("snapshots", "of the rows, where the log lies on Kafka"),
     ("time", "what a record's time is"),
     ("loop", "the worker"),
     ("web", "the door"),
@@ -637,6 +654,14 @@ const ROWS: &[Row] = &[
         "readers wait longer behind a dead processor's",
     ),
     (
+        "kafka.flush_gap_ms",
+        "ms",
+        whole(0, 10_000),
+        "shortest gap between commits that something urgent brings on; never less than twice the \
+         last commit took",
+        "later orders, fewer transactions",
+    ),
+    (
         "kafka.patience_s",
         "s",
         whole(1, 86_400),
@@ -714,6 +739,35 @@ const ROWS: &[Row] = &[
         "`[kafka.properties]`: handed to librdkafka as they stand, such as `\"compression.type\" = \
          \"lz4\"`; not those that exactly-once hangs on, and no secrets",
         "",
+    ),
+    (
+        "snapshots.url",
+        "",
+        Form::Text(Text::SnapshotsOrNone),
+        "where they lie: `file:///path`, or `s3://bucket/prefix` with its credentials in the \
+         environment (`AWS_ACCESS_KEY_ID` and the like); empty: none are made",
+        "",
+    ),
+    (
+        "snapshots.every_minutes",
+        "min",
+        whole(1, 10_080),
+        "between two of one task",
+        "more is folded again after a lost disk or a move",
+    ),
+    (
+        "snapshots.keep",
+        "snapshots",
+        whole(1, 100),
+        "newest ones of each task that are kept; the inbox must reach back to the oldest",
+        "space in the store",
+    ),
+    (
+        "snapshots.grace_minutes",
+        "min",
+        whole(10, 10_080),
+        "how long what is no longer needed stays: sending a snapshot may take half of it",
+        "space in the store",
     ),
     (
         "time.source",
@@ -1258,6 +1312,22 @@ mod tests {
             ("log.prefix", "", ""),
             ("agent.mesh", "", "\"\", expected a name of 1 to 255 bytes"),
             ("agent.node", "", ""),
+            ("snapshots.url", "", ""),
+            ("snapshots.url", "file:///var/snapshots", ""),
+            ("snapshots.url", "s3://bucket", ""),
+            ("snapshots.url", "s3://bucket/a/b", ""),
+            (
+                "snapshots.url",
+                "s3://key:secret@bucket",
+                "\"s3://key:secret@bucket\", expected file:///path or s3://bucket/prefix without \
+                 name and password, or \"\"",
+            ),
+            (
+                "snapshots.url",
+                "/var/snapshots",
+                "\"/var/snapshots\", expected file:///path or s3://bucket/prefix without name and \
+                 password, or \"\"",
+            ),
             ("web.listen", "127.0.0.1:0", ""),
             ("web.listen", "[::1]:1618", ""),
             (

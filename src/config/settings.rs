@@ -18,6 +18,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// `[kafka]`.
     pub kafka: KafkaSettings,
+    /// `[snapshots]`.
+    pub snapshots: SnapshotSettings,
     /// `[time]`.
     pub time: TimeSettings,
     /// `[loop]`.
@@ -107,6 +109,9 @@ pub struct KafkaSettings {
     /// A transaction that its processor left open is aborted after so long, ms: less than the
     /// session's. Default 8000.
     pub transaction_timeout_ms: u64,
+    /// Shortest gap between commits that something urgent brings on, ms; never less than twice the
+    /// last commit took. Default 5.
+    pub flush_gap_ms: i64,
     /// How long the brokers may be gone, or a record of the log be held up by somebody's open
     /// transaction, before the process ends with 2, s. Default 300.
     pub patience_s: u64,
@@ -183,6 +188,21 @@ impl SaslMechanism {
             SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
         }
     }
+}
+
+/// `[snapshots]`: of the rows, where the log lies on Kafka.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SnapshotSettings {
+    /// `file:///path` or `s3://bucket/prefix`. Default empty: none are made.
+    pub url: String,
+    /// Between two of one task, min. Default 15.
+    pub every_minutes: u64,
+    /// Newest ones of each task that are kept. Default 3.
+    pub keep: usize,
+    /// How long what is no longer needed stays, min: twice as long as sending one may take.
+    /// Default 60.
+    pub grace_minutes: u64,
 }
 
 /// `[time]`.
@@ -388,6 +408,7 @@ impl Default for KafkaSettings {
             replication: 0,
             session_timeout_ms: 10_000,
             transaction_timeout_ms: 8000,
+            flush_gap_ms: 5,
             patience_s: 300,
             fetch_ahead_kib: 16_384,
             security: Security::default(),
@@ -399,6 +420,17 @@ impl Default for KafkaSettings {
             sasl_username: String::new(),
             sasl_password_file: String::new(),
             properties: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for SnapshotSettings {
+    fn default() -> Self {
+        SnapshotSettings {
+            url: String::new(),
+            every_minutes: 15,
+            keep: 3,
+            grace_minutes: 60,
         }
     }
 }

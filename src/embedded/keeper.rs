@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use rocksdb::{FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions};
 
 use crate::model::{Span, Time};
+use crate::rows::tuning::PANES_KEPT;
 use crate::runtime::{Mark, RowsCopy, Source as _, TimeSource, only};
 use crate::stream::Topic;
 
@@ -475,9 +476,6 @@ const FLUSH_RECORDS: u64 = 200_000;
 const FLUSH_EVERY: Duration = Duration::from_secs(300);
 
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
-
-/// How long closed panes are kept: an hour, and the minutes in which one may still come.
-const PANES_KEPT: Span = Span::seconds(3600 + 300);
 
 const COPY_BATCH_BYTES: usize = 1 << 20;
 

@@ -24,7 +24,6 @@
 
 mod batch;
 mod handle;
-mod holder;
 mod keeper;
 mod log;
 mod open;
@@ -44,14 +43,12 @@ use tokio::sync::watch;
 
 use crate::config::settings::{Fsync, LogSettings};
 use crate::model::Time;
+use crate::rows::folder::{self, FolderError, Lock};
 use crate::runtime::{Log, Position, Source, Store, Stores, TimeSource, Title, TopicPartition};
 use crate::stream::Topic;
 
-use batch::{Batch, Draft, Entry};
-use holder::Lock;
-
 pub use crate::runtime::Incoming;
-pub use holder::Holder;
+use batch::{Batch, Draft, Entry};
 
 /// The log and rows in a folder. Cloning it clones the handle; the last one to go closes the
 /// folder: rows are written to files, everything is synced, the hold is let go.
@@ -97,14 +94,9 @@ pub enum EmbeddedError {
         /// What must be, MiB.
         min_mib: u64,
     },
-    /// Another process holds the folder.
-    #[error("opening {dir}: held by {holder}; stop that one, or name another folder with --data")]
-    Held {
-        /// The folder.
-        dir: String,
-        /// Who.
-        holder: Holder,
-    },
+    /// Another process holds the folder, or it cannot be held.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -211,7 +203,7 @@ impl Embedded {
     /// # Errors
     /// The folder cannot be written.
     pub fn announce(&self, listen: &str) -> Result<(), EmbeddedError> {
-        holder::announce(&self.0.inner.dir, listen)
+        Ok(folder::announce(&self.0.inner.dir, listen)?)
     }
 
     /// The log and the stores of a worker that consumes these inboxes. A newer worker fences an

@@ -13,11 +13,13 @@ use tokio::sync::watch;
 
 use crate::config::settings::LogSettings;
 use crate::model::Time;
+use crate::rows::folder;
+use crate::rows::tuning::{self, Buffer};
 use crate::runtime::{Position, TimeSource};
 use crate::stream::Topic;
 
 use super::batch::Batch;
-use super::{EmbeddedError, Inner, LogClock, TOPICS, Tail, Writing, holder, keeper, position_key};
+use super::{EmbeddedError, Inner, LogClock, TOPICS, Tail, Writing, keeper, position_key};
 
 /// The families beside `default`: the topics, then the caches.
 pub(super) const FAMILIES: [&str; TOPICS + 3] = [
@@ -41,25 +43,9 @@ pub(super) const PANES: &str = "panes";
 /// Copies of Analyze's rows.
 pub(super) const COPIES: &str = "copies";
 
-/// Keeps large pieces of memory out of the C library's heaps.
-///
-/// RocksDB takes and frees pieces of many MiB, on other threads than took them. glibc answers the
-/// first such frees by serving all later pieces up to that size from its heaps, where small ones
-/// lie between them that stay: a loop of 1,000,000 nodes grew to 3 GiB. A bound set by hand holds.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(unsafe_code, reason = "glibc takes this by a call only")]
-fn bound_heaps() {
-    // SAFETY: it sets a number in the allocator, under the allocator's own lock.
-    let set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
-    debug_assert_eq!(set, 1, "glibc knows this bound");
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn bound_heaps() {}
-
 /// Opens a folder to write.
 pub(super) fn open(settings: &LogSettings, source: TimeSource) -> Result<Inner, EmbeddedError> {
-    bound_heaps();
+    tuning::bound_heaps();
     let dir = &settings.dir;
     std::fs::create_dir_all(dir).map_err(|error| {
         EmbeddedError::Failed(format!(
@@ -67,7 +53,7 @@ pub(super) fn open(settings: &LogSettings, source: TimeSource) -> Result<Inner, 
             dir.display()
         ))
     })?;
-    let lock = holder::take(dir)?;
+    let lock = folder::take(dir)?;
     let path = dir.join(DATABASE);
     ensure_known(&path)?;
     let cache = Cache::new_lru_cache((settings.cache_mib << 20) as usize);
@@ -128,7 +114,7 @@ pub(super) fn read_only(dir: &Path) -> Result<Inner, EmbeddedError> {
             dir.display()
         )));
     }
-    holder::ensure_free(dir)?;
+    folder::ensure_free(dir)?;
     ensure_known(&path)?;
     let settings = LogSettings {
         dir: dir.to_owned(),
@@ -273,8 +259,8 @@ fn database_options(settings: &LogSettings) -> Options {
 fn descriptors(settings: &LogSettings, cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
     let describe = |name: &str| {
         let options = match name {
-            STATE => state_options(settings, cache),
-            PANES => panes_options(settings, cache),
+            STATE => tuning::found_by_key(cache, buffer(settings, 2)),
+            PANES => tuning::gone_by_range(cache, buffer(settings, 4)),
             _ => log_options(settings, cache),
         };
         ColumnFamilyDescriptor::new(name, options)
@@ -283,6 +269,14 @@ fn descriptors(settings: &LogSettings, cache: &Cache) -> Vec<ColumnFamilyDescrip
         .chain(FAMILIES)
         .map(describe)
         .collect()
+}
+
+/// A share of what changes may take in memory.
+fn buffer(settings: &LogSettings, share: usize) -> Buffer {
+    Buffer {
+        bytes: (settings.write_buffer_mib << 20) as usize / share,
+        piece: ARENA_BLOCK,
+    }
 }
 
 /// Batches, appended in order and read in order: files never overlap, so that compaction moves
@@ -301,42 +295,6 @@ fn log_options(settings: &LogSettings, cache: &Cache) -> Options {
     options.set_target_file_size_base(64 << 20);
     options
 }
-
-/// Rows found by key.
-fn state_options(settings: &LogSettings, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    // A read wants one row of about 1 KiB: what else is in its block is read for nothing.
-    table.set_block_size(2 << 10);
-    table.set_bloom_filter(10.0, false);
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_arena_block_size(ARENA_BLOCK);
-    options.set_write_buffer_size((settings.write_buffer_mib << 20) as usize / 2);
-    options.set_memtable_whole_key_filtering(true);
-    options.set_memtable_prefix_bloom_ratio(0.02);
-    options
-}
-
-/// Rows by time, which go by range.
-fn panes_options(settings: &LogSettings, cache: &Cache) -> Options {
-    let mut table = BlockBasedOptions::default();
-    table.set_block_cache(cache);
-    table.set_block_size(16 << 10);
-    let mut options = Options::default();
-    options.set_block_based_table_factory(&table);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_arena_block_size(ARENA_BLOCK);
-    options.set_write_buffer_size((settings.write_buffer_mib << 20) as usize / 4);
-    options.set_max_bytes_for_level_base(4 << 30);
-    options.set_level_compaction_dynamic_level_bytes(false);
-    options
-}
-
-/// Pieces of memory that are given back when they are freed.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const LARGE_BYTES: i32 = 4 << 20;
 
 /// What changes in memory grow by: below what is given back, so that it is used again.
 const ARENA_BLOCK: usize = 1 << 20;

@@ -100,12 +100,13 @@ impl Store for EmbeddedStore {
         let mut rows = self.inner.db.raw_iterator_cf_opt(family, options);
         rows.seek(self.key(from));
         let mut found = Vec::new();
-        while let Some((key, value)) = rows.item() {
+        while found.len() < max
+            && let Some((key, value)) = rows.item()
+        {
             found.push((key[self.prefix.len()..].to_vec(), value.to_vec()));
-            if found.len() >= max {
-                break;
+            if found.len() < max {
+                rows.next();
             }
-            rows.next();
         }
         match rows.status() {
             Ok(()) => Ok(found),

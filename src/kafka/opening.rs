@@ -5,7 +5,7 @@
 //! id is found there, and in the inbox only until Plan has folded it.
 //!
 //! # One id, whoever opens
-//! 1. Who finds every partition open has nothing to do.
+//! 1. Who finds every partition open, in what is decided, has nothing to do.
 //! 2. Else `init_transactions` under an id that all openers of this prefix share: from here on an
 //!    earlier opener can commit nothing, and what it had begun is decided.
 //! 3. Look again, to the high watermark: what an earlier opener committed is seen.
@@ -36,7 +36,7 @@ use super::reader::Reader;
 /// # Errors
 /// The brokers do not answer, have no such topics, or something else stands where a log begins.
 pub fn title(client: &Client) -> Result<Option<Title>, KafkaError> {
-    let opened = opening(&mut Reader::new(client)?, 0)?;
+    let opened = opening(&mut Reader::new(client)?, 0, Up::ToDecided)?;
     Ok(opened.map(|opened| title_of(client, &opened)))
 }
 
@@ -45,7 +45,7 @@ pub fn title(client: &Client) -> Result<Option<Title>, KafkaError> {
 /// # Errors
 /// As [`title`].
 pub fn openings(client: &Client) -> Result<Vec<Option<LogOpened>>, KafkaError> {
-    look(&mut Reader::new(client)?)
+    look(&mut Reader::new(client)?, Up::ToDecided)
 }
 
 /// Opens the log as `new` says where it is not open yet; one begun under another id is completed
@@ -58,7 +58,7 @@ pub fn ensure_open(client: &Client, new: &LogOpened) -> Result<Title, KafkaError
     let mut reader = Reader::new(client)?;
     let until = Instant::now() + client.patience();
     loop {
-        let found = look(&mut reader)?;
+        let found = look(&mut reader, Up::ToDecided)?;
         if found.iter().all(Option::is_some) {
             return Ok(title_of(client, &agreed(client, &found, new)?));
         }
@@ -94,7 +94,7 @@ fn try_open(client: &Client, reader: &mut Reader, new: &LogOpened) -> Result<Tit
     let id = format!("{}opener", client.prefix);
     let producer = transactional(client, &id)
         .map_err(|error| Failure::Failed(KafkaError(error.to_string())))?;
-    let found = look(reader)?;
+    let found = look(reader, Up::ToLast)?;
     let opened = agreed(client, &found, new)?;
     let missing: Vec<i32> = (0..)
         .zip(&found)
@@ -118,11 +118,13 @@ fn write(
     let until = Instant::now() + client.patience();
     producer.begin_transaction()?;
     for partition in partitions {
-        let record: BaseRecord<'_, (), Vec<u8>, usize> =
+        let mut record: BaseRecord<'_, (), Vec<u8>, usize> =
             BaseRecord::with_opaque_to(&topic, Topic::PlanInbox as usize)
                 .partition(*partition)
-                .payload(&value)
-                .timestamp(EARLIEST);
+                .payload(&value);
+        if opened.time_source == "sample" {
+            record = record.timestamp(EARLIEST);
+        }
         producer.send(record).map_err(|(error, _)| error)?;
     }
     settle(producer, until)?;
@@ -162,21 +164,30 @@ fn agreed(
     Ok(agreed.clone())
 }
 
-fn look(reader: &mut Reader) -> Result<Vec<Option<LogOpened>>, KafkaError> {
+/// How far to look.
+#[derive(Clone, Copy)]
+enum Up {
+    /// Without waiting for a transaction that is open.
+    ToDecided,
+    /// To the high watermark, waiting for what is not decided.
+    ToLast,
+}
+
+fn look(reader: &mut Reader, up: Up) -> Result<Vec<Option<LogOpened>>, KafkaError> {
     let count = reader.partitions(Topic::PlanInbox)?;
     (0..count)
-        .map(|partition| opening(reader, partition))
+        .map(|partition| opening(reader, partition, up))
         .collect()
 }
 
 /// What a partition was opened as.
-fn opening(reader: &mut Reader, partition: i32) -> Result<Option<LogOpened>, KafkaError> {
+fn opening(reader: &mut Reader, partition: i32, up: Up) -> Result<Option<LogOpened>, KafkaError> {
     let events = TopicPartition {
         topic: Topic::Events,
         partition,
     };
     if partition < reader.partitions(Topic::Events)?
-        && let Some(first) = find(reader, events, &mut |record| Some(record.value))?
+        && let Some(first) = find(reader, events, up, &mut |record| Some(record.value))?
     {
         return first_event(&first, events).map(Some);
     }
@@ -184,7 +195,7 @@ fn opening(reader: &mut Reader, partition: i32) -> Result<Option<LogOpened>, Kaf
         topic: Topic::PlanInbox,
         partition,
     };
-    find(reader, inbox, &mut |record| {
+    find(reader, inbox, up, &mut |record| {
         match wire::decode_plan(&record.value) {
             Ok(PlanRecord::LogOpened(opened)) => Some(opened),
             // Others are for Plan to judge.
@@ -223,9 +234,14 @@ fn first_event(value: &[u8], of: TopicPartition) -> Result<LogOpened, KafkaError
 fn find<T>(
     reader: &mut Reader,
     of: TopicPartition,
+    up: Up,
     wanted: &mut dyn FnMut(Record) -> Option<T>,
 ) -> Result<Option<T>, KafkaError> {
-    let (mut next, end) = (reader.start(of)?, reader.high_watermark(of)?);
+    let end = match up {
+        Up::ToDecided => reader.stable_end(of)?,
+        Up::ToLast => reader.high_watermark(of)?,
+    };
+    let mut next = reader.start(of)?;
     while next < end {
         let chunk = reader.read(of, next, end, PIECE)?;
         if let Some(found) = chunk.records.into_iter().find_map(&mut *wanted) {

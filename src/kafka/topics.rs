@@ -1,5 +1,5 @@
-//! The topics on the brokers: what they should be ([`wanted`]), what they are ([`look`]), in what
-//! that differs ([`differences`]), and making those that are not there ([`ensure`]).
+//! The topics on the brokers: what they are ([`look`]), in what that is not what they should be
+//! ([`differences`]), and making those that are not there ([`ensure`]).
 //!
 //! What is there is never changed: a setting that differs was perhaps somebody's wish. Each
 //! difference names the command that mends it.
@@ -20,14 +20,12 @@ use crate::stream::Topic;
 use super::client::{Client, KafkaError, Words};
 
 /// What a topic should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its number of partitions.
-    pub partitions: i32,
+struct Wanted {
+    partitions: i32,
     /// Copies of each; 0: what the brokers give.
-    pub replication: i32,
+    replication: i32,
     /// Kafka's names of settings, and their values.
-    pub settings: BTreeMap<&'static str, String>,
+    settings: BTreeMap<&'static str, String>,
 }
 
 /// What a topic is.
@@ -58,7 +56,7 @@ pub struct Difference {
 }
 
 /// What a topic should be under these settings.
-pub fn wanted(topic: Topic, settings: &Settings) -> Wanted {
+fn wanted(topic: Topic, settings: &Settings) -> Wanted {
     let days = &settings.log.keep_days;
     let kept = match (topic, settings.time.source) {
         (Topic::Events, _) => None,
@@ -146,15 +144,17 @@ pub fn look(client: &Client) -> Result<BTreeMap<Topic, Seen>, KafkaError> {
     let answers =
         wait(admin.describe_configs(&asked, &AdminOptions::new().request_timeout(Some(ASK))))?
             .map_err(|error| KafkaError::of(&attempt, error))?;
+    let mut settings = BTreeMap::new();
     for answer in answers {
         let resource = answer.map_err(|error| KafkaError::of(&attempt, error))?;
-        let OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
-            continue;
-        };
-        let named = |topic: &&mut (&Topic, &mut Seen)| client.topic_name(*topic.0) == *name;
-        if let Some((_, seen)) = seen.iter_mut().collect::<Vec<_>>().iter_mut().find(named) {
-            seen.settings = entries(resource);
+        if let OwnedResourceSpecifier::Topic(name) = &resource.specifier {
+            settings.insert(name.clone(), entries(resource));
         }
+    }
+    for (topic, seen) in &mut seen {
+        seen.settings = settings
+            .remove(&client.topic_name(*topic))
+            .unwrap_or_default();
     }
     Ok(seen)
 }
@@ -314,7 +314,7 @@ pub fn differences(
 /// What was expected of a setting, if what was found will not do.
 fn expectation(key: &str, wanted: &str, found: &str) -> Option<String> {
     let forever = |value: &str| value == "-1";
-    let at_least = match key {
+    match key {
         RETENTION | RETENTION_BYTES => {
             let enough = forever(found)
                 || !forever(wanted) && found.parse::<u64>().ok() >= wanted.parse::<u64>().ok();
@@ -328,8 +328,7 @@ fn expectation(key: &str, wanted: &str, found: &str) -> Option<String> {
             (!enough).then(|| format!("at least {wanted}"))
         }
         _ => (found != wanted).then(|| wanted.to_owned()),
-    };
-    at_least
+    }
 }
 
 /// What is wrong with the log's beginning.

@@ -1,29 +1,41 @@
 //! A real broker for tests, one per test binary and shared by its tests: topics and groups are told
 //! apart by a [`prefix`]. A test that kills its broker takes one of its [`own`].
 //!
-//! Which one: `HOMEOSTAT_TEST_KAFKA=host:port`, else Apache Kafka from its Maven jars
-//! (`scripts/kafka-broker`: Java 17, Maven). In CI it is a failure when none works; at a desk the
-//! test says what to install and passes without having looked.
+//! Which one: `HOMEOSTAT_TEST_KAFKA=host:port`; a container, when Docker answers
+//! (`tests/container`); Apache Kafka from its Maven jars (`scripts/kafka-broker`: Java 17, Maven).
+//! In CI it is a failure when none works; at a desk the test says what to install and passes
+//! without having looked.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 /// A broker that this test binary may use; dead with it, however it dies.
 pub struct Broker {
     address: String,
-    /// Where it lies, if it is ours to kill.
-    dir: Option<PathBuf>,
+    runs: Runs,
+}
+
+enum Runs {
+    /// Somebody's, not ours to kill.
+    Elsewhere,
+    /// A folder of the script's.
+    In(PathBuf),
+    Container(Mutex<Container>),
 }
 
 /// The broker of this test binary; none at a desk that cannot have one.
 pub fn shared() -> Option<&'static Broker> {
     static SHARED: OnceLock<Result<Broker, String>> = OnceLock::new();
     let broker = SHARED.get_or_init(|| match std::env::var("HOMEOSTAT_TEST_KAFKA") {
-        Ok(address) => Ok(Broker { address, dir: None }),
+        Ok(address) => Ok(Broker {
+            address,
+            runs: Runs::Elsewhere,
+        }),
         Err(_) => Broker::start("shared", &[]),
     });
     broker.as_ref().map_err(|why| skip(why)).ok()
@@ -54,29 +66,36 @@ impl Broker {
 
     /// Kills it as a crash would; its data stays.
     pub fn kill9(&self) {
-        script(&["kill9", self.place()], &[]).expect("the broker runs");
+        self.told("kill9");
     }
 
     /// Stops it in good order; its data stays.
     pub fn down(&self) {
-        script(&["down", self.place()], &[]).expect("the broker stops");
+        self.told("down");
     }
 
     /// Starts it again after [`kill9`](Broker::kill9) or [`down`](Broker::down): at the same
     /// address, on the same data.
     pub fn up(&self) {
-        let said = script(&["up", self.place()], &[]).expect("the broker starts again");
-        assert_eq!(said.lines().next(), Some(self.address.as_str()));
+        self.told("up");
     }
 
-    /// Its process, to be stopped and continued.
-    pub fn pid(&self) -> u32 {
-        let file = Path::new(self.place()).join("pid");
-        let text = fs::read_to_string(file).expect("the broker runs");
-        text.trim().parse().expect("a pid")
+    fn told(&self, verb: &str) {
+        let done = match &self.runs {
+            Runs::Elsewhere => Err("only one's own broker is killed".to_owned()),
+            Runs::In(dir) => script(&[verb, &dir.to_string_lossy()], &[]).map(|_| ()),
+            Runs::Container(container) => container.lock().unwrap().told(verb),
+        };
+        done.unwrap_or_else(|why| panic!("{verb} {}: {why}", self.address));
     }
 
     fn start(name: &str, settings: &[&str]) -> Result<Broker, String> {
+        if docker_answers() {
+            match Container::start(settings) {
+                Ok(broker) => return Ok(broker),
+                Err(why) => aside(&format!("no container, so the script: {why}")),
+            }
+        }
         sweep();
         let dir = home(std::process::id()).join(name);
         fs::create_dir_all(&dir).map_err(|error| format!("making {}: {error}", dir.display()))?;
@@ -84,24 +103,94 @@ impl Broker {
         let address = said.lines().next().unwrap_or_default().to_owned();
         Ok(Broker {
             address,
-            dir: Some(dir),
+            runs: Runs::In(dir),
         })
-    }
-
-    fn place(&self) -> &str {
-        let dir = self.dir.as_ref().expect("only one's own broker is killed");
-        dir.to_str().expect("our folders' names are plain")
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        if let Some(dir) = &self.dir {
+        if let Runs::In(dir) = &self.runs {
             // It may have been killed already.
-            let _ = script(&["kill9", self.place()], &[]);
+            let _ = script(&["kill9", &dir.to_string_lossy()], &[]);
             let _ = fs::remove_dir_all(dir);
         }
     }
+}
+
+/// The program that has the container, for as long as we hold its standard input.
+struct Container {
+    program: Child,
+    /// Given back to end it.
+    tell: Option<ChildStdin>,
+    said: BufReader<ChildStdout>,
+}
+
+impl Container {
+    fn start(settings: &[&str]) -> Result<Broker, String> {
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/container/Cargo.toml");
+        let mut program = Command::new(env!("CARGO"))
+            .args([
+                "run",
+                "--quiet",
+                "--locked",
+                "--manifest-path",
+                manifest,
+                "--",
+            ])
+            .args(settings)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("starting cargo: {error}"))?;
+        let mut container = Container {
+            tell: program.stdin.take(),
+            said: BufReader::new(program.stdout.take().expect("it was asked for")),
+            program,
+        };
+        let address = container.heard()?;
+        Ok(Broker {
+            address,
+            runs: Runs::Container(Mutex::new(container)),
+        })
+    }
+
+    fn told(&mut self, verb: &str) -> Result<(), String> {
+        let tell = self.tell.as_mut().expect("it is told until it is dropped");
+        writeln!(tell, "{verb}").map_err(|error| error.to_string())?;
+        match self.heard()?.as_str() {
+            "done" => Ok(()),
+            why => Err(why.to_owned()),
+        }
+    }
+
+    fn heard(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        match self.said.read_line(&mut line) {
+            Ok(0) => Err("tests/container ended; what it said stands above".to_owned()),
+            Ok(_) => Ok(line.trim_end().to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        self.tell = None;
+        let _ = self.program.wait();
+    }
+}
+
+/// Whether there is a Docker to start containers with.
+fn docker_answers() -> bool {
+    let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+    let socket = host
+        .strip_prefix("unix://")
+        .unwrap_or(match host.is_empty() {
+            true => "/var/run/docker.sock",
+            false => return true,
+        });
+    UnixStream::connect(socket).is_ok()
 }
 
 /// What the script prints.
@@ -125,11 +214,15 @@ fn skip(why: &str) {
         std::env::var_os("CI").is_none(),
         "CI must have a broker: {why}"
     );
-    let _ = writeln!(
-        std::io::stderr(),
-        "\nSKIPPED, no Kafka to test with: {why}\n  install a Java 17 runtime and Maven (Debian: \
-         openjdk-17-jre-headless maven), or set HOMEOSTAT_TEST_KAFKA=host:port\n"
-    );
+    aside(&format!(
+        "SKIPPED, no Kafka to test with: {why}\n  install a Java 17 runtime and Maven (Debian: \
+         openjdk-17-jre-headless maven), start Docker, or set HOMEOSTAT_TEST_KAFKA=host:port"
+    ));
+}
+
+/// Says something past the captured output of a test.
+fn aside(words: &str) {
+    let _ = writeln!(std::io::stderr(), "\n{words}\n");
 }
 
 /// Where the brokers of a test binary lie.
@@ -164,7 +257,6 @@ const _: (
     fn(&Broker),
     fn(&Broker),
     fn(&Broker),
-    fn(&Broker) -> u32,
     fn(&Broker) -> &str,
 ) = (
     shared,
@@ -173,6 +265,5 @@ const _: (
     Broker::kill9,
     Broker::down,
     Broker::up,
-    Broker::pid,
     Broker::address,
 );

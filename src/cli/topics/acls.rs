@@ -84,6 +84,15 @@ impl Names<'_> {
             operations,
         }
     }
+
+    fn group(&self, operations: &'static [&'static str]) -> Rule {
+        Rule {
+            resource: "group",
+            name: self.group.to_owned(),
+            pattern: "literal",
+            operations,
+        }
+    }
 }
 
 /// What is allowed on something.
@@ -121,12 +130,7 @@ fn processor(names: &Names<'_>) -> Vec<Rule> {
         .into_iter()
         .map(|topic| names.topic(topic, &["Read", "Write", "Describe", "DescribeConfigs"]))
         .collect();
-    rules.push(Rule {
-        resource: "group",
-        name: names.group.to_owned(),
-        pattern: "literal",
-        operations: &["Read", "Describe"],
-    });
+    rules.push(names.group(&["Read", "Describe"]));
     rules.push(Rule {
         resource: "transactional-id",
         name: format!("{}-", names.group),
@@ -143,11 +147,12 @@ fn agent(names: &Names<'_>) -> Vec<Rule> {
     ]
 }
 
-/// Replay reads the inboxes too.
+/// Replay reads the inboxes too, as far as the processors have come.
 fn reader(names: &Names<'_>) -> Vec<Rule> {
-    Topic::ALL
-        .into_iter()
+    let topics = Topic::ALL.into_iter();
+    topics
         .map(|topic| names.topic(topic, &["Read", "Describe"]))
+        .chain([names.group(&["Describe"])])
         .collect()
 }
 
@@ -166,6 +171,7 @@ fn operator(names: &Names<'_>) -> Vec<Rule> {
             }
         })
         .collect();
+    rules.push(names.group(&["Describe"]));
     rules.push(Rule {
         resource: "transactional-id",
         name: format!("{}opener", names.prefix),

@@ -1,5 +1,5 @@
-//! Who holds a folder: one process, by a lock on `lock` that ends with it; `holder.json` beside it
-//! says who, for people and for commands.
+//! Who holds a data folder, whatever lies in it: one process, by a lock on `lock` that ends with
+//! it; `holder.json` beside it says who, for people and for commands.
 
 use std::fmt;
 use std::fs::{self, File, TryLockError};
@@ -10,8 +10,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Time;
-
-use super::EmbeddedError;
 
 /// Who holds a folder.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,13 +36,32 @@ impl fmt::Display for Holder {
     }
 }
 
+/// A folder could not be held: what was attempted, on what, what next.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FolderError {
+    /// Another process holds it.
+    #[error("opening {dir}: held by {holder}; stop that one, or name another folder with --data")]
+    Held {
+        /// The folder.
+        dir: String,
+        /// Who.
+        holder: Holder,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// The hold on a folder: it ends when this is dropped, or with the process.
-pub(super) struct Lock {
+pub struct Lock {
     _file: File,
 }
 
 /// Takes hold of a folder.
-pub(super) fn take(dir: &Path) -> Result<Lock, EmbeddedError> {
+///
+/// # Errors
+/// Another process holds it (named), or it cannot be written.
+pub fn take(dir: &Path) -> Result<Lock, FolderError> {
     let path = dir.join(LOCK);
     let file = File::options()
         .create(true)
@@ -69,7 +86,10 @@ pub(super) fn take(dir: &Path) -> Result<Lock, EmbeddedError> {
 }
 
 /// Fails when somebody holds a folder.
-pub(super) fn ensure_free(dir: &Path) -> Result<(), EmbeddedError> {
+///
+/// # Errors
+/// Another process holds it (named).
+pub fn ensure_free(dir: &Path) -> Result<(), FolderError> {
     let Ok(file) = File::open(dir.join(LOCK)) else {
         return Ok(());
     };
@@ -80,8 +100,11 @@ pub(super) fn ensure_free(dir: &Path) -> Result<(), EmbeddedError> {
     }
 }
 
-/// Writes who holds the folder.
-pub(super) fn announce(dir: &Path, listen: &str) -> Result<(), EmbeddedError> {
+/// Writes who holds the folder, and where its door listens.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn announce(dir: &Path, listen: &str) -> Result<(), FolderError> {
     let path = dir.join(HOLDER);
     let before = read(dir);
     let pid = std::process::id();
@@ -109,16 +132,16 @@ fn read(dir: &Path) -> Option<Holder> {
     serde_json::from_slice(&fs::read(dir.join(HOLDER)).ok()?).ok()
 }
 
-fn held(dir: &Path) -> EmbeddedError {
-    EmbeddedError::Held {
+fn held(dir: &Path) -> FolderError {
+    FolderError::Held {
         dir: dir.display().to_string(),
         holder: read(dir).unwrap_or_default(),
     }
 }
 
-fn failed(attempt: &str, path: &Path, error: &std::io::Error) -> EmbeddedError {
+fn failed(attempt: &str, path: &Path, error: &std::io::Error) -> FolderError {
     let path = path.display();
-    EmbeddedError::Failed(format!(
+    FolderError::Failed(format!(
         "{attempt} {path}: {error}; expected a folder that this user may write (--data names one)"
     ))
 }

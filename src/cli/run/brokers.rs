@@ -1,0 +1,249 @@
+//! `run` on brokers: the log lies there, the data folder holds rows alone.
+//!
+//! What becomes durable on the way to the first record, and what a crash after it leaves:
+//! 1. The folder's lock, and this processor's name in it, drawn once: the next start has the same
+//!    name, and by it fences what this one left open.
+//! 2. The producer of that name: older ones are fenced, their transactions decided.
+//! 3. The configured policy, proposed to every partition in one transaction if it is not what was
+//!    last proposed from this folder. 4. That it was, noted. Crash between: proposed twice, which
+//!    adopts nothing new.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::watch;
+use tracing::warn;
+
+use crate::config::settings::Settings;
+use crate::kafka::{self, Client, KafkaHandle, KafkaLog};
+use crate::model::{MeshId, PlanRecord, PolicyChange, Span, Time};
+use crate::rows::{Archive, Stage, Stages};
+use crate::runtime::{
+    HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title, TopicPartition, Worker,
+};
+use crate::stream::{Topic, WINDOWS};
+use crate::topology;
+use crate::web::{Door, Pulse};
+use crate::{web, wire};
+
+use super::super::opening::{draw_id, source_of};
+use super::super::say;
+use super::{
+    DOOR_THREADS, Monotonic, Told, Working, cut_short_after, stages_of, until_told, worker_config,
+};
+
+/// Runs until told to end.
+///
+/// # Errors
+/// It could not begin, or had to end.
+pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
+    let settings = told.settings();
+    let client = Client::new(&settings.kafka, &settings.log.prefix)?;
+    let title = opened(&client, settings)?;
+    let archive = Archive::open(&settings.snapshots, &title.log_id)?;
+    let rows = Stages::open(&settings.log, &our_stages(), archive)?;
+    let worker_name = worker_name(settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(DOOR_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the door: making its runtime")?;
+    let pulse = Arc::new(Pulse::new());
+    let handle = KafkaHandle::new(&client, title.clone(), Held(rows.clone(), title.partitions))?;
+    let (stop, stopped) = watch::channel(false);
+    let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
+    let proposal = Proposal::of(told, &title)?;
+    let mut worker = start_worker(
+        client.clone(),
+        rows.clone(),
+        worker_name.clone(),
+        proposal,
+        told,
+        pulse.clone(),
+    );
+    rows.announce(&format!("http://{}", bound.address))?;
+    say(&format!(
+        "homeostat: log {} at {}, as {worker_name} of group {}; the door: http://{}",
+        title.log_id,
+        client.brokers(),
+        settings.kafka.group,
+        bound.address
+    ));
+    say("next: `homeostat events --follow` shows what is decided, Ctrl-C ends");
+    let door = Arc::new(Door::new(handle, settings, pulse));
+    let ended = runtime.block_on(async {
+        let serving = tokio::spawn(web::serve(bound, door, stopped));
+        let ended = until_told(told.global, told.telemetry, &mut worker).await;
+        let watchdog = cut_short_after(Duration::from_secs(settings.work.stop_s));
+        stop.send_replace(true);
+        serving.await.context("serving the door")??;
+        ended.map(|()| watchdog)
+    });
+    let worked = worker.finish();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    drop(rows);
+    worked?;
+    let _in_time = ended?;
+    Ok(())
+}
+
+/// What the log is called, once it is certain that it is the one configured.
+fn opened(client: &Client, settings: &Settings) -> anyhow::Result<Title> {
+    let attempt = || format!("starting on the log at {}", client.brokers());
+    let title = kafka::title(client).with_context(attempt)?;
+    let Some(title) = title else {
+        bail!(
+            "{}: it is not opened; `homeostat topics create` makes the topics and opens it",
+            attempt()
+        );
+    };
+    if title.time_source != source_of(settings) {
+        bail!(
+            "{}: it was opened with time.source = {}, expected {} as configured",
+            attempt(),
+            title.time_source.name(),
+            source_of(settings).name()
+        );
+    }
+    Ok(title)
+}
+
+fn our_stages() -> Vec<Stage> {
+    let stage = |spec: Rc<crate::runtime::StageSpec>| Stage {
+        name: spec.name,
+        encoding: spec.encoding,
+        engine: spec.engine,
+    };
+    topology::stages().into_iter().map(stage).collect()
+}
+
+fn start_worker(
+    client: Client,
+    rows: Stages,
+    name: String,
+    proposal: Option<Proposal>,
+    told: &Told<'_>,
+    pulse: Arc<Pulse>,
+) -> Working {
+    let (settings, names) = (told.settings().clone(), told.stages());
+    let make = move || {
+        let stages = stages_of(&names, &settings.work);
+        let inboxes: Vec<Topic> = stages.iter().map(|stage| stage.inbox).collect();
+        let mut log = KafkaLog::connect(&client, &name, &inboxes, source_of(&settings))?;
+        if let Some(proposal) = proposal {
+            proposal.make(&mut log)?;
+        }
+        // A transaction costs the brokers several requests: what is urgent waits this long for more.
+        let config = worker_config(&settings, Span(settings.kafka.flush_gap_ms));
+        let stores = Rc::new(rows);
+        Worker::new(Box::new(log), stores, Monotonic::new(), stages, config)
+    };
+    Working::start(make, pulse)
+}
+
+/// This processor's name: as configured, else drawn once and kept in the folder.
+fn worker_name(settings: &Settings) -> anyhow::Result<String> {
+    if !settings.kafka.instance.is_empty() {
+        return Ok(settings.kafka.instance.clone());
+    }
+    let path = settings.log.dir.join("instance");
+    let attempt = || format!("keeping this processor's name in {}", path.display());
+    match fs::read_to_string(&path) {
+        Ok(name) if !name.trim().is_empty() => return Ok(name.trim().to_owned()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(attempt);
+        }
+        _ => {}
+    }
+    let name = draw_id()?[..12].to_owned();
+    keep(&path, name.as_bytes()).with_context(attempt)?;
+    Ok(name)
+}
+
+/// Writes a small file whole: beside it, synced, renamed.
+fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let beside = path.with_extension("partial");
+    let mut file = fs::File::create(&beside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(beside, path)
+}
+
+/// A policy to be proposed.
+struct Proposal {
+    text: String,
+    partitions: i32,
+    noted: std::path::PathBuf,
+}
+
+impl Proposal {
+    /// The configured one, if it is not what was last proposed from this folder.
+    fn of(told: &Told<'_>, title: &Title) -> anyhow::Result<Option<Self>> {
+        let noted = told.settings().log.dir.join("proposed-policy");
+        let last = match fs::read_to_string(&noted) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            last => last,
+        };
+        let last = last.with_context(|| format!("reading {}", noted.display()))?;
+        let text = told.config.policy_text();
+        Ok((last != text).then(|| Proposal {
+            text: text.to_owned(),
+            partitions: title.partitions,
+            noted,
+        }))
+    }
+
+    fn make(&self, log: &mut KafkaLog) -> Result<(), Stop> {
+        let change = PlanRecord::PolicyChange(PolicyChange {
+            mesh: MeshId::none(),
+            text: self.text.clone(),
+            by: "configuration".to_owned(),
+        });
+        let value = wire::encode_plan(&change);
+        let to = |partition| Outgoing {
+            to: TopicPartition {
+                topic: Topic::PlanInbox,
+                partition,
+            },
+            time: Time(0),
+            key: Vec::new(),
+            value: value.clone(),
+            headers: Vec::new(),
+        };
+        log.commit((0..self.partitions).map(to).collect(), &[])
+            .map_err(|error| {
+                LogError::Failed(format!("proposing the configured policy: {error}"))
+            })?;
+        if let Err(error) = keep(&self.noted, self.text.as_bytes()) {
+            warn!("noting what was proposed: {error}; it will be proposed again");
+        }
+        Ok(())
+    }
+}
+
+/// The rows that this process holds, for the door.
+struct Held(Stages, i32);
+
+impl HeldRows for Held {
+    fn rows(&self, stage: &str) -> Vec<(i32, Rc<dyn Store>)> {
+        let held = |partition| Some((partition, self.0.reading(stage, partition)?));
+        (0..self.1).filter_map(held).collect()
+    }
+
+    fn windows(
+        &self,
+        partition: i32,
+        keys: &[Vec<u8>],
+    ) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let Some(rows) = self.0.reading("analyze", partition) else {
+            return Ok(vec![None; keys.len()]);
+        };
+        let window = |key: &Vec<u8>| rows.get(&[&[WINDOWS][..], key].concat());
+        keys.iter().map(window).collect()
+    }
+}
