@@ -34,6 +34,8 @@
 //! - `assess` answers as its contract says: `tests/vectors.rs`.
 //! - Bytes once written are read for ever: `tests/golden.rs`.
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].
+//! - What others write means the same whenever it is folded, and what leaves in another form comes
+//!   back as it was: `tests/formats.rs`.
 //! - Every back end of the log and of the rows keeps its port's promises: `tests/conformance.rs`.
 //! - The real program, killed again and again under load, decides what an undisturbed one does; a
 //!   full, damaged or read-only disk is said clearly and loses nothing acknowledged:
@@ -51,9 +53,10 @@
 //! # The rooms
 //! Pure: [`model`] (nouns), [`stream`] (the grammar of a stage), the five phases [`monitor`],
 //! [`analyze`], [`plan`], [`execute`], [`knowledge`], which do not know each other, and [`wire`]
-//! (bytes). Then [`runtime`] (ports, commit, the simulated log), the vendors `embedded`, `kafka`
-//! and `rows` (the tasks' RocksDBs and their snapshots), [`topology`] (the loop on one page),
-//! [`sim`], [`config`], `telemetry` (what it says of itself), `web` (the door: HTTP) and [`cli`].
+//! (bytes). Then [`runtime`] (ports, commit, the simulated log), the vendors `embedded`, `kafka`,
+//! `rows` (the tasks' RocksDBs and their snapshots) and `registry` (other people's formats),
+//! [`topology`] (the loop on one page), [`sim`], [`config`], `telemetry` (what it says of itself),
+//! `web` (the door: HTTP) and [`cli`].
 
 // Of the library alone: integration tests and benches may touch the world. `clippy.toml` says what
 // to write instead; a room that must do it all the same says so where it is named below.
@@ -99,6 +102,13 @@ pub mod knowledge;
 pub mod model;
 pub mod monitor;
 pub mod plan;
+#[cfg(feature = "io")]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a vendor: it owns a connection, a thread, a file, a lock, and reads clocks"
+)]
+pub mod registry;
 #[cfg(feature = "io")]
 #[expect(
     clippy::disallowed_methods,

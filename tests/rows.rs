@@ -119,7 +119,10 @@ fn at(store: &dyn Store) -> Option<i64> {
 
 /// Objects in memory, with a clock that a test moves, and a fault at a change that it chooses.
 #[derive(Default)]
-struct InMemory(Mutex<Kept>);
+struct InMemory(Mutex<Kept>, Mutex<Option<Between>>);
+
+/// What somebody else does just before the next manifest is written.
+type Between = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Kept {
@@ -220,6 +223,10 @@ impl Objects for InMemory {
     }
 
     fn put_new(&self, name: &str, bytes: Vec<u8>) -> Result<bool, ObjectsError> {
+        let between = self.1.lock().unwrap().take();
+        if let Some(between) = between {
+            between();
+        }
         self.change(|kept| {
             let at = Time(kept.now);
             let free = !kept.objects.contains_key(name);
@@ -431,9 +438,14 @@ fn a_manifest_that_lies_about_its_position_is_not_believed() {
     assert_ne!(lie, text);
     let under = name.replace("010.json", "099.json");
     objects.kept().objects.insert(under, (lie.into(), Time(9)));
-    let place = Folder::new("lies-then");
-    let then = place.open(archive(&objects));
-    assert_eq!(at(&*then.open("analyze", 0).unwrap()), Some(10));
+    let found = |place: &str| {
+        let place = Folder::new(place);
+        let then = place.open(archive(&objects));
+        at(&*then.open("analyze", 0).unwrap())
+    };
+    assert_eq!(found("lies-then"), Some(10));
+    objects.kept().objects.remove(&name);
+    assert_eq!(found("lies-alone"), None);
 }
 
 #[test]
@@ -495,6 +507,34 @@ fn what_a_manifest_needs_is_never_deleted_whoever_else_sends_and_tidies() {
     apply(&*other, 100, 10);
     sent(&first);
     assert_eq!(second.snapshot("analyze", 0).unwrap(), Sent::Known);
+}
+
+#[test]
+fn what_is_on_its_way_is_not_tidied_away_by_somebody_else() {
+    let objects = Arc::new(InMemory::default());
+    let one = SnapshotSettings {
+        keep: 1,
+        ..settings()
+    };
+    let archive = || Some(Archive::over(objects.clone(), &one, "log-1"));
+    let folders = [Folder::new("between-a"), Folder::new("between-b")];
+    // Of another past, so that it needs no file of the other's.
+    let stranger = folders[1].open(archive());
+    let theirs = stranger.open("analyze", 0).unwrap();
+    apply(&*theirs, 50, 100);
+    let stages = folders[0].open(archive());
+    let store = stages.open("analyze", 0).unwrap();
+    apply(&*store, 10, 100);
+    sent(&stages);
+    objects.wait(2);
+    // New files on their way, others lent by a manifest that somebody else supersedes meanwhile.
+    apply(&*store, 20, 100);
+    let then = stranger.clone();
+    let between = move || assert!(sent(&then).0 > 0);
+    *objects.1.lock().unwrap() = Some(Box::new(between));
+    sent(&stages);
+    assert_eq!(objects.names("/manifests/").len(), 3);
+    objects.ensure_whole();
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which rooms a room may import.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("model", &[]),
     ("stream", &["model"]),
     ("monitor", &["model", "stream"]),
@@ -60,6 +60,10 @@ const ARROWS: [(&str, &[&str]); 20] = [
         &["model", "stream", "runtime", "config", "rows"],
     ),
     ("kafka", &["model", "stream", "wire", "runtime", "config"]),
+    (
+        "registry",
+        &["model", "stream", "wire", "runtime", "config"],
+    ),
     ("agent", &["model", "execute", "wire", "config"]),
     (
         "web",
@@ -93,6 +97,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "embedded",
             "kafka",
             "rows",
+            "registry",
             "agent",
             "web",
         ],

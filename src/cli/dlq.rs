@@ -360,6 +360,9 @@ impl Letter {
         if !topic.ends_with(Topic::Metrics.name()) {
             return Err("it stood on Plan's inbox: what decides there is not sent from outside");
         }
+        if wire::leaving::is_cut(&self.record.headers) {
+            return Err("it was cut: its header original_sha256 is that of the bytes that came");
+        }
         match wire::decode_metrics(&self.record.value) {
             Ok(MetricsRecord::Tick) => Err("an alarm died, no record: its key's next one wakes it"),
             Ok(MetricsRecord::Adopted(_)) => Err("it is Plan's own word to Analyze"),

@@ -262,6 +262,10 @@ pub enum Text {
     PathOrNone,
     /// The URL of an object store, or empty.
     SnapshotsOrNone,
+    /// Some words, or empty.
+    WordOrNone,
+    /// `http://HOST:PORT` and perhaps a path, or empty.
+    Registry,
 }
 
 impl Text {
@@ -278,7 +282,7 @@ impl Text {
                 .parse::<SocketAddr>()
                 .is_ok_and(|address| address.ip().is_loopback()),
             Text::Peer => is_peer(text),
-            Text::Word => !text.contains('\0') && text.len() <= 4096,
+            Text::Word | Text::WordOrNone => !text.contains('\0') && text.len() <= 4096,
             Text::Brokers => {
                 text.is_empty()
                     || text
@@ -288,6 +292,20 @@ impl Text {
             Text::KafkaName => Text::Prefix.allows(text),
             Text::PathOrNone => text.is_empty() || Text::Path.allows(text),
             Text::SnapshotsOrNone => text.is_empty() || clean && is_snapshots(text),
+            Text::Registry => {
+                let rest = text.strip_prefix("http://");
+                text.is_empty()
+                    || rest.is_some_and(|rest| {
+                        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+                        let in_paths = |c: char| c.is_ascii_alphanumeric() || "._~-/".contains(c);
+                        is_peer(host)
+                            && host
+                                .rsplit_once(':')
+                                .is_some_and(|(_, port)| !port.is_empty())
+                            && path.len() <= 1024
+                            && path.chars().all(in_paths)
+                    })
+            }
         }
     }
 
@@ -305,12 +323,17 @@ impl Text {
             Text::NameOrNone => "a name of 1 to 255 bytes, or \"\" for the host's",
             Text::Peer => "an address or a name, such as 10.0.0.1, [fe80::1]:22 or router:443",
             Text::Word => "an argument of at most 4096 bytes",
+            Text::WordOrNone => "words of at most 4096 bytes, or \"\"",
             Text::Brokers => "host:port, several by commas, such as kafka-1:9092,kafka-2:9092",
             Text::KafkaName => "at most 64 letters, digits, dots, dashes or underscores",
             Text::PathOrNone => "a path of at most 4096 bytes, or \"\"",
             Text::SnapshotsOrNone => {
                 "file:///path or s3://bucket/prefix without name and password, or \"\""
             }
+            Text::Registry if got.starts_with("https://") => {
+                "http://HOST:PORT: https is not there yet, so put a proxy beside this process"
+            }
+            Text::Registry => "http://HOST:PORT, such as http://registry:8081, or \"\"",
         }
         .to_owned()
     }
@@ -359,11 +382,13 @@ impl Form {
             Form::OneOf(names) => names.join(", "),
             Form::Text(Text::Listen) => "loopback".to_owned(),
             Form::Text(Text::Brokers) => "host:port,..".to_owned(),
+            Form::Text(Text::Registry) => "http://host:port".to_owned(),
             Form::Text(Text::PathOrNone) => "0..4096 bytes".to_owned(),
             Form::Text(Text::SnapshotsOrNone) => "file:///.., s3://..".to_owned(),
             Form::Text(Text::Prefix | Text::KafkaName) => format!("0..{PREFIX_BYTES_MAX} bytes"),
             Form::Text(Text::Name) => "1..255 bytes".to_owned(),
             Form::Text(Text::NameOrNone) => "0..255 bytes".to_owned(),
+            Form::Text(Text::WordOrNone) => "0..4096 bytes".to_owned(),
             Form::Text(_) => "1..4096 bytes".to_owned(),
             Form::Texts(_) => format!("0..{LIST_MAX} entries"),
             Form::Command => format!("1..{LIST_MAX} words"),
@@ -375,10 +400,11 @@ impl Form {
 }
 
 /// The sections in the order of the pages, each with what it is about.
-pub const SECTIONS: [(&str, &str); 11] = [
+pub const SECTIONS: [(&str, &str); 12] = [
     ("log", "the embedded log"),
     ("kafka", "the brokers, if the log lies there"),
     ("snapshots", "of the rows, where the log lies on Kafka"),
+    ("formats", "in which forms records lie on the brokers"),
     ("time", "what a record's time is"),
     ("loop", "the worker"),
     ("web", "the door"),
@@ -768,6 +794,177 @@ const ROWS: &[Row] = &[
         whole(10, 10_080),
         "how long what is no longer needed stays: sending a snapshot may take half of it",
         "space in the store",
+    ),
+    (
+        "formats.events",
+        "",
+        Form::OneOf(&["avro", "confluent"]),
+        "in which form events lie on the brokers; not JSON: nothing reads that back exactly",
+        "",
+    ),
+    (
+        "formats.cycles",
+        "",
+        Form::OneOf(&["avro", "json", "confluent"]),
+        "the same for closed cycles",
+        "",
+    ),
+    (
+        "formats.directives",
+        "",
+        Form::OneOf(&["avro", "json", "confluent"]),
+        "the same for directives; `json`: any script can obey",
+        "",
+    ),
+    (
+        "formats.cloudevents",
+        "",
+        Form::OneOf(&["none", "decisions", "all"]),
+        "what bears a trace parent and CloudEvents attributes: nothing, events and directives, or \
+         cycles too",
+        "",
+    ),
+    (
+        "formats.registry",
+        "",
+        Form::Text(Text::Registry),
+        "the Schema Registry of Confluent frames, `http://HOST:PORT`; none: they are dead letters",
+        "",
+    ),
+    (
+        "formats.registry_password_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "a file with `user:password` for it",
+        "",
+    ),
+    (
+        "formats.registry_timeout_ms",
+        "ms",
+        whole(10, 60_000),
+        "how long an answer of it may take",
+        "a dead one is noticed later",
+    ),
+    (
+        "formats.registry_patience_s",
+        "s",
+        whole(0, 3600),
+        "a record whose schema cannot be had holds its partition up for so long, then it is a dead \
+         letter",
+        "a registry that is gone stops a partition for longer",
+    ),
+    (
+        "formats.registry_unknown_s",
+        "s",
+        whole(0, 3600),
+        "the same where the registry has no such schema; not above `registry_patience_s`",
+        "a wrong id stops a partition for longer",
+    ),
+    (
+        "formats.schemas_max",
+        "schemas",
+        whole(1, 100_000),
+        "kept in memory and in the data folder; one more is refused",
+        "memory",
+    ),
+    (
+        "formats.schema_max_kib",
+        "KiB",
+        whole(1, 4096),
+        "largest schema",
+        "memory",
+    ),
+    (
+        "formats.dead_letter_max_kib",
+        "KiB",
+        whole(1, 900),
+        "longest value of a dead letter; more is cut, and its length and hash are told",
+        "disk; above a broker's `message.max.bytes` nothing can be committed",
+    ),
+    (
+        "formats.telegraf.enabled",
+        "",
+        Form::YesNo,
+        "whether Telegraf's JSON on `metrics` is read",
+        "",
+    ),
+    (
+        "formats.telegraf.mesh",
+        "",
+        Form::Text(Text::WordOrNone),
+        "the tag that names the mesh; with `=` before it the mesh's name itself",
+        "",
+    ),
+    (
+        "formats.telegraf.node",
+        "",
+        Form::Text(Text::WordOrNone),
+        "the tag that names the node; with `=` before it the node's name itself",
+        "",
+    ),
+    (
+        "formats.telegraf.time_unit",
+        "",
+        Form::OneOf(&["s", "ms", "us", "ns"]),
+        "what timestamps count: Telegraf's `json_timestamp_units`",
+        "",
+    ),
+    (
+        "formats.telegraf.cpu_percent",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `cpu_percent` stands: `measurement[tag=value].field * FACTOR + OFFSET`, the \
+         brackets, factor and offset if needed; empty: nowhere",
+        "",
+    ),
+    (
+        "formats.telegraf.memory_percent",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `memory_percent` stands",
+        "",
+    ),
+    (
+        "formats.telegraf.mesh_connectivity",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `mesh_connectivity` stands",
+        "",
+    ),
+    (
+        "formats.telegraf.latency_ms",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `latency_ms` stands",
+        "",
+    ),
+    (
+        "formats.telegraf.packet_loss",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `packet_loss` stands",
+        "",
+    ),
+    (
+        "formats.telegraf.mttr_minutes",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `mttr_minutes` stands",
+        "",
+    ),
+    (
+        "formats.telegraf.zero_trust_success_rate",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `zero_trust_success_rate` stands",
+        "",
+    ),
+    (
+        "formats.telegraf.frequency_hz",
+        "",
+        Form::Text(Text::WordOrNone),
+        "where `frequency_hz` stands",
+        "",
     ),
     (
         "time.source",
@@ -1370,6 +1567,25 @@ mod tests {
             ),
             ("agent.exec.healing", "[\"heal\", \"\"]", ""),
             ("telemetry.level", "\"debug\"", ""),
+            ("formats.registry", "http://registry:8081", ""),
+            ("formats.registry", "http://[::1]:8081/api/v7", ""),
+            (
+                "formats.registry",
+                "https://registry:8081",
+                "\"https://registry:8081\", expected http://HOST:PORT: https is not there yet, so \
+                 put a proxy beside this process",
+            ),
+            (
+                "formats.registry",
+                "http://user@registry:8081",
+                "\"http://user@registry:8081\", expected http://HOST:PORT, such as \
+                 http://registry:8081, or \"\"",
+            ),
+            (
+                "formats.events",
+                "json",
+                "\"json\", expected avro or confluent",
+            ),
         ] {
             let key = key(name);
             let got = key.check(&key.value_of(value)).err().unwrap_or_default();

@@ -385,6 +385,25 @@ fn read_settings(given: &BTreeMap<String, Setting>) -> Result<Settings, Fault> {
         );
         return Err(Fault::of_key("kafka.transaction_timeout_ms", problem));
     }
+    let formats = &settings.formats;
+    if formats.registry_unknown_s > formats.registry_patience_s {
+        let problem = format!(
+            "{}, expected at most formats.registry_patience_s, {}",
+            formats.registry_unknown_s, formats.registry_patience_s
+        );
+        return Err(Fault::of_key("formats.registry_unknown_s", problem));
+    }
+    let forms = [
+        ("formats.events", formats.events),
+        ("formats.cycles", formats.cycles),
+        ("formats.directives", formats.directives),
+    ];
+    for (key, form) in forms {
+        if form == settings::Form::Confluent && formats.registry.is_empty() {
+            let problem = "confluent, expected a Schema Registry in formats.registry too";
+            return Err(Fault::of_key(key, problem));
+        }
+    }
     let agent = &settings.agent;
     if agent.executor == ExecutorKind::Exec && agent.exec.is_empty() {
         let problem = "exec, expected a program in [agent.exec] too, such as healing = [\"heal\", \
@@ -707,6 +726,18 @@ mod tests {
                 ("PATH", ""),
                 "reading h.toml: agent.executor: exec, expected a program in [agent.exec] too, \
                  such as healing = [\"heal\", \"{value}\"]",
+            ),
+            (
+                "[formats]\ncycles = \"confluent\"",
+                ("PATH", ""),
+                "reading h.toml: formats.cycles: confluent, expected a Schema Registry in \
+                 formats.registry too",
+            ),
+            (
+                "[formats]\nregistry_patience_s = 4",
+                ("PATH", ""),
+                "reading h.toml: formats.registry_unknown_s: 5, expected at most \
+                 formats.registry_patience_s, 4",
             ),
             (
                 &too_large,

@@ -20,6 +20,8 @@ pub struct Settings {
     pub kafka: KafkaSettings,
     /// `[snapshots]`.
     pub snapshots: SnapshotSettings,
+    /// `[formats]`.
+    pub formats: FormatsSettings,
     /// `[time]`.
     pub time: TimeSettings,
     /// `[loop]`.
@@ -203,6 +205,139 @@ pub struct SnapshotSettings {
     /// How long what is no longer needed stays, min: twice as long as sending one may take.
     /// Default 60.
     pub grace_minutes: u64,
+}
+
+/// `[formats]`: in which forms records lie on the brokers. The embedded log has its own only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FormatsSettings {
+    /// `avro` or `confluent`. Default `avro`.
+    pub events: Form,
+    /// `avro`, `json` or `confluent`. Default `avro`.
+    pub cycles: Form,
+    /// `avro`, `json` or `confluent`. Default `json`.
+    pub directives: Form,
+    /// Which records bear CloudEvents attributes and a trace parent. Default `decisions`.
+    pub cloudevents: CloudEvents,
+    /// The Schema Registry, `http://HOST:PORT` and perhaps a path. Default none: Confluent frames
+    /// are dead letters.
+    pub registry: String,
+    /// File with `user:password` for it. Default none.
+    pub registry_password_file: String,
+    /// How long an answer of it may take, ms. Default 5000.
+    pub registry_timeout_ms: u64,
+    /// How long a record whose schema cannot be had holds its partition up before it is a dead
+    /// letter, s. Default 60.
+    pub registry_patience_s: u64,
+    /// The same where the registry answers that it has no such schema, s. Default 5.
+    pub registry_unknown_s: u64,
+    /// Schemas kept. Default 1000.
+    pub schemas_max: usize,
+    /// Largest schema, KiB. Default 256.
+    pub schema_max_kib: usize,
+    /// Longest value of a dead letter, KiB; more is cut. Default 256.
+    pub dead_letter_max_kib: usize,
+    /// `[formats.telegraf]`.
+    pub telegraf: TelegrafSettings,
+}
+
+/// A form that records lie on the brokers in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Avro single-object.
+    #[default]
+    Avro,
+    /// JSON.
+    Json,
+    /// A Confluent frame.
+    Confluent,
+}
+
+/// Which records bear CloudEvents attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CloudEvents {
+    /// None.
+    None,
+    /// `events` and `directives`.
+    #[default]
+    Decisions,
+    /// `cycles` too.
+    All,
+}
+
+/// `[formats.telegraf]`: Telegraf's JSON on `metrics`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelegrafSettings {
+    /// Whether it is read. Default false.
+    pub enabled: bool,
+    /// The tag that names the mesh, or `=` and the mesh's name. Default `=default`.
+    pub mesh: String,
+    /// The tag that names the node, or `=` and the node's name. Default `host`.
+    pub node: String,
+    /// What timestamps count. Default `s`.
+    pub time_unit: TimeUnit,
+    /// Where the metric stands.
+    pub cpu_percent: String,
+    /// Where the metric stands.
+    pub memory_percent: String,
+    /// Where the metric stands.
+    pub mesh_connectivity: String,
+    /// Where the metric stands.
+    pub latency_ms: String,
+    /// Where the metric stands.
+    pub packet_loss: String,
+    /// Where the metric stands.
+    pub mttr_minutes: String,
+    /// Where the metric stands.
+    pub zero_trust_success_rate: String,
+    /// Where the metric stands.
+    pub frequency_hz: String,
+}
+
+impl TelegrafSettings {
+    /// Where each metric stands, by its name.
+    pub fn places(&self) -> [(&'static str, &str); 8] {
+        [
+            ("cpu_percent", &self.cpu_percent),
+            ("memory_percent", &self.memory_percent),
+            ("mesh_connectivity", &self.mesh_connectivity),
+            ("latency_ms", &self.latency_ms),
+            ("packet_loss", &self.packet_loss),
+            ("mttr_minutes", &self.mttr_minutes),
+            ("zero_trust_success_rate", &self.zero_trust_success_rate),
+            ("frequency_hz", &self.frequency_hz),
+        ]
+    }
+}
+
+/// What a timestamp counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeUnit {
+    /// Seconds.
+    #[default]
+    S,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl TimeUnit {
+    /// The name, as in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            TimeUnit::S => "s",
+            TimeUnit::Ms => "ms",
+            TimeUnit::Us => "us",
+            TimeUnit::Ns => "ns",
+        }
+    }
 }
 
 /// `[time]`.
@@ -431,6 +566,45 @@ impl Default for SnapshotSettings {
             every_minutes: 15,
             keep: 3,
             grace_minutes: 60,
+        }
+    }
+}
+
+impl Default for FormatsSettings {
+    fn default() -> Self {
+        FormatsSettings {
+            events: Form::Avro,
+            cycles: Form::Avro,
+            directives: Form::Json,
+            cloudevents: CloudEvents::Decisions,
+            registry: String::new(),
+            registry_password_file: String::new(),
+            registry_timeout_ms: 5000,
+            registry_patience_s: 60,
+            registry_unknown_s: 5,
+            schemas_max: 1000,
+            schema_max_kib: 256,
+            dead_letter_max_kib: 256,
+            telegraf: TelegrafSettings::default(),
+        }
+    }
+}
+
+impl Default for TelegrafSettings {
+    fn default() -> Self {
+        TelegrafSettings {
+            enabled: false,
+            mesh: "=default".into(),
+            node: "host".into(),
+            time_unit: TimeUnit::S,
+            cpu_percent: "cpu[cpu=cpu-total].usage_idle * -1 + 100".into(),
+            memory_percent: "mem.used_percent".into(),
+            mesh_connectivity: String::new(),
+            latency_ms: "ping.average_response_ms".into(),
+            packet_loss: "ping.percent_packet_loss".into(),
+            mttr_minutes: String::new(),
+            zero_trust_success_rate: String::new(),
+            frequency_hz: String::new(),
         }
     }
 }

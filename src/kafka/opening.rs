@@ -73,7 +73,7 @@ pub fn ensure_open(client: &Client, new: &LogOpened) -> Result<Title, KafkaError
                 client.brokers()
             )));
         }
-        std::thread::sleep(GIVE_WAY);
+        std::thread::park_timeout(GIVE_WAY);
     }
 }
 

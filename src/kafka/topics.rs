@@ -241,7 +241,7 @@ fn until_led(client: &Client) -> Result<(), KafkaError> {
         if Instant::now() >= until {
             return Err(KafkaError::of(attempt, "some partitions have no leader"));
         }
-        std::thread::sleep(PAUSE);
+        std::thread::park_timeout(PAUSE);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod commit;
     reason = "the rim: an export lies in files"
 )]
 pub mod export;
+mod formats;
 pub mod frame;
 #[cfg(feature = "io")]
 mod handle;
@@ -25,6 +26,7 @@ mod task;
 mod worker;
 
 pub use commit::{Mark, Stop, mark_of};
+pub use formats::{Entering, Formats, Held, OwnFormats, When, enter_again};
 #[cfg(feature = "io")]
 pub use handle::{AppendError, Durable, HeldRows, Incoming, LogHandle};
 pub use log::{

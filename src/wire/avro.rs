@@ -167,6 +167,12 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
+    /// Passes over so many bytes.
+    pub(super) fn skip(&mut self, count: usize) -> Result<(), Fault> {
+        self.rest = self.rest.get(count..).ok_or(Fault::End)?;
+        Ok(())
+    }
+
     /// The bytes behind their length.
     #[inline]
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], Fault> {

@@ -5,12 +5,15 @@
 //! type adds. Times are RFC 3339 in UTC with milliseconds, hashes are hex, a key without a value is
 //! left out. More keys may be added; none is renamed or removed.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::de::IntoDeserializer;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model::{
-    Action, Assessment, Body, Cause, CycleClosed, Directive, Event, Finding, Healing, HoldScope,
-    MeshId, Metric, Metrics, NodeId, Outcome, PolicyId, Refusal, Route, Scaling, Severity, State,
-    Symptom, Time, Wish,
+    Action, Assessment, Body, Cause, CycleClosed, Directive, Event, EventTime, Finding, Healing,
+    HoldScope, MeshId, Metric, Metrics, NodeId, Outcome, PolicyId, Refusal, Route, Scaling,
+    Severity, State, Symptom, Time, Wish,
 };
 use crate::stream::Reject;
 
@@ -418,6 +421,47 @@ pub fn decode_directive(value: &[u8]) -> Result<Directive, Reject> {
     Ok(directive)
 }
 
+/// Reads a closed cycle in the form that [`cycle`] writes.
+///
+/// # Errors
+/// `not_json`, or `bad_cycle` with the field.
+pub fn decode_cycle(value: &[u8]) -> Result<CycleClosed, Reject> {
+    let keys: CycleKeys =
+        serde_json::from_slice(value).map_err(|e| reject("a cycle", "bad_cycle", &e))?;
+    let bad = |detail: String| Reject {
+        reason: "bad_cycle",
+        detail: format!("reading a cycle: {detail}"),
+    };
+    if keys.mesh.is_none() {
+        return Err(empty_mesh("a cycle", "bad_cycle"));
+    }
+    let mut metrics = Metrics::default();
+    for (metric, value) in keys.metrics {
+        if !metrics.try_set(metric, value) {
+            return Err(bad(format!("{} {value}, out of its range", metric.name())));
+        }
+    }
+    Ok(CycleClosed {
+        mesh: keys.mesh,
+        node: keys.node,
+        sample_seq: keys.sample_seq,
+        sample_time: EventTime(keys.sample_time.0),
+        time: keys.time,
+        phi: keys.phi,
+        state: keys.state,
+        severity: keys.severity,
+        symptoms: keys.symptoms,
+        harmony_index: keys.harmony_index,
+        metrics,
+        wish: Wish {
+            interval_s: keys.wish.interval_s,
+            route: keys.wish.route_preference,
+            healing: keys.wish.healing.0,
+            scaling: keys.wish.scaling_action.0,
+        },
+    })
+}
+
 /// Whether a JSON object has a `directive_id`: then it is an outcome.
 pub(super) fn has_directive_id(value: &[u8]) -> bool {
     #[derive(Deserialize)]
@@ -480,14 +524,14 @@ fn empty_mesh(what: &str, reason: &'static str) -> Reject {
 }
 
 /// A JSON object whose keys come in the order in which they are put.
-struct Object(String);
+pub(super) struct Object(String);
 
 impl Object {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Object("{".to_owned())
     }
 
-    fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
+    pub(super) fn put<T: Serialize + ?Sized>(&mut self, key: &str, value: &T) {
         self.put_raw(key, &text(value));
     }
 
@@ -508,7 +552,7 @@ impl Object {
         self.0.push_str(json);
     }
 
-    fn end(mut self) -> String {
+    pub(super) fn end(mut self) -> String {
         self.0.push('}');
         self.0
     }
@@ -540,6 +584,48 @@ struct DirectiveKeys {
     #[serde(with = "hex32")]
     policy_id: PolicyId,
     policy_generation: i64,
+}
+
+/// The keys of a cycle's JSON form.
+#[derive(Deserialize)]
+struct CycleKeys {
+    #[serde(rename = "mesh_id")]
+    mesh: MeshId,
+    #[serde(rename = "node_id")]
+    node: NodeId,
+    sample_seq: i64,
+    #[serde(with = "rfc3339")]
+    sample_time: Time,
+    #[serde(with = "rfc3339")]
+    time: Time,
+    phi: f64,
+    state: State,
+    severity: Severity,
+    symptoms: Vec<Symptom>,
+    harmony_index: f64,
+    metrics: BTreeMap<Metric, f64>,
+    wish: WishKeys,
+}
+
+#[derive(Deserialize)]
+struct WishKeys {
+    interval_s: u32,
+    route_preference: Route,
+    healing: OrNone<Healing>,
+    scaling_action: OrNone<Scaling>,
+}
+
+/// What is not wished is the word `none`.
+struct OrNone<T>(Option<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OrNone<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let word = String::deserialize(from)?;
+        if word == "none" {
+            return Ok(OrNone(None));
+        }
+        T::deserialize(word.into_deserializer()).map(|value| OrNone(Some(value)))
+    }
 }
 
 /// An action with its kind as one of its keys. Its own form has none: rows could not read it back.

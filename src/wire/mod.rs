@@ -4,13 +4,15 @@
 //! - [`fingerprint`] and the table behind it: which bytes were written with which schema.
 //! - `records.rs`: the layout of every record; `sample.rs`: the one of the hot path, by hand.
 //! - [`json`]: the stable forms that people and other people's programs read.
+//! - [`confluent`] and [`telegraf`]: what other people's programs write, brought to ours.
+//! - [`leaving`]: in which form and under which headers a record leaves for Kafka, and back.
 //!
 //! Every decoder is strict: it reads all bytes or refuses them, saying what is wrong and where, and
 //! it never panics.
 //!
 //! # Reasons of a reject
 //! `not_avro`, `unknown_schema`, `wrong_record`, `bad_avro`, `not_json`, `bad_outcome`,
-//! `bad_directive`.
+//! `bad_directive`, `bad_cycle`, `untranslated`.
 
 use crate::model::{
     Adopted, Cause, CycleClosed, Directive, Event, MeshId, MetricsRecord, Outcome, PlanRecord,
@@ -22,11 +24,14 @@ use self::avro::{Avro, Fault, Reader};
 use self::schema::{Record, registered};
 
 mod avro;
+pub mod confluent;
 pub mod json;
+pub mod leaving;
 mod records;
 mod sample;
 pub mod sample_json;
 mod schema;
+pub mod telegraf;
 
 pub use self::schema::{Schema, event_schemas, fingerprint};
 
@@ -34,13 +39,24 @@ pub use self::schema::{Schema, event_schemas, fingerprint};
 pub const LEAF_BYTES_MAX: usize = 60_000;
 
 /// Reads a record of `metrics`: empty is a Tick, `C3 01` Avro by its fingerprint, else JSON (with a
-/// `directive_id` an Outcome).
+/// `directive_id` an Outcome). A Confluent frame is no record of ours before it is translated
+/// ([`confluent`]): one that could not be is `untranslated`.
 ///
 /// # Errors
 /// Whatever is not one of these, whole.
 pub fn decode_metrics(value: &[u8]) -> Result<MetricsRecord<'_>, Reject> {
     if value.is_empty() {
         return Ok(MetricsRecord::Tick);
+    }
+    if let Some((id, _)) = confluent::open_frame(value) {
+        return Err(Reject {
+            reason: UNTRANSLATED,
+            detail: format!(
+                "reading a Confluent frame of {} bytes: schema {id} could not be had or does not \
+                 fit, expected a frame that was translated before",
+                value.len()
+            ),
+        });
     }
     if !value.starts_with(&MAGIC) {
         return decode_json(value);
@@ -55,6 +71,9 @@ pub fn decode_metrics(value: &[u8]) -> Result<MetricsRecord<'_>, Reject> {
         _ => Err(object.unexpected("a MetricSample, Outcome or Adopted")),
     }
 }
+
+/// The reason of a frame that was not translated before it was folded.
+pub const UNTRANSLATED: &str = "untranslated";
 
 /// The names of mesh and node that a sample in Avro begins with; `None` of any other record. What
 /// follows them is not looked at: it may be damaged.
@@ -201,12 +220,16 @@ pub fn encode_cycle(cycle: &CycleClosed) -> Vec<u8> {
     encode(cycle, Record::CycleClosed)
 }
 
-/// Reads a closed cycle.
+/// Reads a closed cycle, Avro or JSON.
 ///
 /// # Errors
 /// It is none, whole.
 pub fn decode_cycle(value: &[u8]) -> Result<CycleClosed, Reject> {
-    decode(value, Record::CycleClosed)
+    if value.starts_with(b"{") {
+        json::decode_cycle(value)
+    } else {
+        decode(value, Record::CycleClosed)
+    }
 }
 
 /// Reads a sample or, with a `directive_id`, an outcome.

@@ -157,7 +157,7 @@ fn canonical_form(schema: &Value, namespace: &str, out: &mut String) -> Result<(
     Ok(())
 }
 
-fn full_name(name: &str, namespace: &str) -> String {
+pub(super) fn full_name(name: &str, namespace: &str) -> String {
     if name.contains('.') || namespace.is_empty() || PRIMITIVES.contains(&name) {
         name.to_owned()
     } else {

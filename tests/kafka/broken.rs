@@ -71,7 +71,7 @@ fn what_means_nothing_is_a_dead_letter_and_the_loop_goes_on() {
                 topic: Topic::Metrics,
                 partition: round as i32 % 3,
             };
-            cluster.put(to, b"who", value, 1_767_225_600_000);
+            cluster.put(to, b"who", value);
         }
     }
     cluster.settle();

@@ -100,7 +100,7 @@ fn an_event_of_a_newer_version() {
     let mut unknown = cluster.records(of).pop().expect("it has events").value;
     // Another fingerprint: an event of a schema that this program does not have.
     unknown[2] ^= 0xFF;
-    cluster.put(of, b"mesh-0", &unknown, 1_767_225_600_000);
+    cluster.put(of, b"mesh-0", &unknown);
     stops_saying(
         &home,
         &["opening plan: record", "written by a newer version?"],
