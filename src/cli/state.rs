@@ -14,7 +14,9 @@ use super::explain::each_from;
 #[cfg(feature = "io")]
 use super::holder::Holder;
 use super::meter::Meter;
-use super::place::{Kind, Place, Which};
+#[cfg(feature = "io")]
+use super::place::Kind;
+use super::place::{Place, Which};
 use super::records::moment;
 use super::watch::watch;
 use super::{Global, Printer, plain};
