@@ -930,7 +930,7 @@ fn the_log_is_read_raw_and_copied_over_the_socket() {
         (state.log_id.as_str(), state.time_source.as_str()),
         ("log-1", "sample")
     );
-    let metrics = state.topic(Topic::Metrics).unwrap();
+    let metrics = state.topic(only(Topic::Metrics)).unwrap();
     assert!(metrics.end >= 50 && metrics.oldest.is_some(), "{metrics:?}");
     until("positions", || {
         let state = house.inside("GET", "/v1/log", "").json();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 
 use crate::config::settings::Source;
@@ -31,6 +31,13 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     let config = global.config()?;
     let settings = config.settings();
+    let brokers = &settings.kafka.brokers;
+    if !brokers.is_empty() {
+        bail!(
+            "backing up the log on {brokers}: the brokers keep its copies (kafka.replication), and \
+             the rows are rebuilt from it: there is nothing here to back up"
+        );
+    }
     let dir = std::path::absolute(&args.dir)
         .with_context(|| format!("backing up to {}", args.dir.display()))?;
     match Holder::find_patient(&settings.log.dir, COPY_MAX)? {

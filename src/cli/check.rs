@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Colour, Global, Printer, plain, say};
 use crate::config::Config;
 
+mod brokers;
 mod door;
 mod judge;
 mod look;
@@ -87,7 +88,7 @@ fn examine_open(global: &Global, config: &Config, folder: &Folder, findings: &mu
     if let Folder::Open(Holder::Somebody(card)) = folder {
         let ready = door::get(dir, "/readyz");
         findings.push(judge::door(global, card.as_ref(), &ready));
-        if ready.is_ok() {
+        if ready.is_ok() && settings.kafka.brokers.is_empty() {
             let read = look::log(dir);
             findings.extend(
                 read.as_ref()
@@ -99,6 +100,13 @@ fn examine_open(global: &Global, config: &Config, folder: &Folder, findings: &mu
     }
     let clock = look::clock();
     findings.push(judge::clock(&clock, log.as_ref()));
+    if !settings.kafka.brokers.is_empty() {
+        let found = brokers::look(settings, clock.now_ms);
+        findings.extend(judge::brokers(global, &settings.kafka, &found, &clock));
+        if findings.last().is_some_and(|last| last.fatal) {
+            return;
+        }
+    }
     findings.push(judge::space(global, &settings.log, &look::space(dir)));
     if let Some(log) = &log {
         findings.extend(judge::topics(global, &settings.log, log, clock.now_ms));

@@ -7,16 +7,20 @@ use anyhow::{anyhow, bail};
 use serde::Serialize;
 
 #[cfg(feature = "io")]
-use super::place::Kind;
+use super::place::{Brokers, Kind};
 use super::place::{Place, Which};
 #[cfg(feature = "io")]
-use super::produce::post_one;
+use super::produce::{post_one, wait_for, wall_clock};
 use super::{Global, Printer, plain, say};
 use crate::model::MetricsRecord;
 #[cfg(feature = "io")]
-use crate::runtime::TopicPartition;
+use crate::model::{FOREVER, Policy, Span};
+#[cfg(feature = "io")]
+use crate::runtime::{Incoming, TimeSource, Title, TopicPartition};
 use crate::runtime::{Record, partitions_of};
 use crate::stream::Topic;
+#[cfg(feature = "io")]
+use crate::topology::ingest::take;
 use crate::wire;
 
 /// What to do with dead letters.
@@ -26,7 +30,7 @@ pub(super) enum Command {
     List(List),
     /// One of them, with what it holds.
     Show(Show),
-    /// Sends samples and outcomes among them once more, through the holder.
+    /// Sends samples and outcomes among them once more, through the holder or to the brokers.
     Replay(Replay),
 }
 
@@ -239,8 +243,41 @@ fn send(
     };
     match &place.kind {
         Kind::Held(holder) => post_one(holder, route.path(), content_type, &body),
+        Kind::Brokers(brokers) => append(brokers, &place.source.title()?, &record.value),
         Kind::Export | Kind::Folder(_) => Ok(Err("nobody takes it".to_owned())),
     }
+}
+
+/// Sends a letter to the brokers, judged and written as the door would.
+#[cfg(feature = "io")]
+fn append(brokers: &Brokers, title: &Title, value: &[u8]) -> anyhow::Result<Result<(), String>> {
+    let now = match title.time_source {
+        TimeSource::Log => wall_clock(),
+        TimeSource::Sample => FOREVER,
+    };
+    let future = Span::seconds(Policy::default().monitor.max_future_s);
+    let record = match wire::decode_metrics(value) {
+        Ok(MetricsRecord::Sample(raw)) => match take(raw, now, future) {
+            Ok(taken) => Incoming {
+                time: taken.time,
+                key: taken.key,
+                value: taken.value,
+            },
+            Err(refused) => return Ok(Err(refused.to_string())),
+        },
+        Ok(MetricsRecord::Outcome(outcome)) => Incoming {
+            time: now,
+            key: outcome.node.as_str().as_bytes().to_vec(),
+            value: wire::encode_outcome(&outcome),
+        },
+        Ok(_) | Err(_) => return Ok(Err("it cannot be read".to_owned())),
+    };
+    wait_for(
+        brokers
+            .intake(title)?
+            .append(Topic::Metrics, vec![record])?,
+    )?;
+    Ok(Ok(()))
 }
 
 #[cfg(not(feature = "io"))]

@@ -105,13 +105,25 @@ pub(super) fn each(
     meter: &mut Meter,
     go_on: &mut dyn FnMut(&Event) -> bool,
 ) -> anyhow::Result<()> {
-    let (mut next, end) = (place.source.start(of)?, place.source.end(of)?);
+    let mut next = place.source.start(of)?;
+    each_from(&mut next, place, of, meter, go_on)
+}
+
+/// The same from an offset on; it is moved past what was read.
+pub(super) fn each_from(
+    next: &mut i64,
+    place: &mut Place,
+    of: TopicPartition,
+    meter: &mut Meter,
+    go_on: &mut dyn FnMut(&Event) -> bool,
+) -> anyhow::Result<()> {
+    let end = place.source.end(of)?;
     let mut done = Done {
         records: 0,
-        total: (end - next).max(0) as u64,
+        total: (end - *next).max(0) as u64,
     };
-    while next < end {
-        let chunk = place.source.read(of, next, end, CHUNK_RECORDS)?;
+    while *next < end {
+        let chunk = place.source.read(of, *next, end, CHUNK_RECORDS)?;
         for record in &chunk.records {
             let event = wire::decode_event(&record.value)
                 .map_err(|error| anyhow!("reading record {} of {of}: {error}", record.offset))?;
@@ -121,7 +133,7 @@ pub(super) fn each(
         }
         done.records += chunk.records.len() as u64;
         meter.tell(done);
-        next = chunk.next;
+        *next = chunk.next;
     }
     Ok(())
 }

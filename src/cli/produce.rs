@@ -1,35 +1,41 @@
-//! `homeostat produce`: samples as JSON lines on stdin, into the log: through the folder's holder,
-//! or into the log itself when nobody holds it.
+//! `homeostat produce`: samples as JSON lines on stdin, into the log: to the brokers, where some
+//! are configured, else through the folder's holder, or into the log itself when nobody holds it.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::ExitCode;
 use std::thread::park_timeout;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::holder::Holder;
+use super::place::{client, with_brokers};
 use super::{Global, Printer, say};
 use crate::config::settings::Source as TimeSetting;
-use crate::embedded::{Embedded, Incoming};
-use crate::model::{FOREVER, Span};
-use crate::runtime::TimeSource;
+use crate::embedded::Embedded;
+use crate::kafka::{KafkaIntake, KafkaSource};
+use crate::model::{FOREVER, Span, Time};
+use crate::runtime::{Durable, Incoming, Source as _, TimeSource};
 use crate::stream::Topic;
 use crate::topology::ingest::take_line;
 use crate::wire::sample_json::LINE_BYTES_MAX;
 
 /// Arguments of `produce`.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// To these brokers, instead of the configuration's: HOST:PORT, several by commas.
+    #[arg(long, value_name = "ADDRS")]
+    brokers: Option<String>,
+}
 
 /// Runs `produce`: 0 when everything was accepted, 1 when something was rejected.
 pub(super) fn run(
-    _args: Args,
+    args: Args,
     global: &Global,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<ExitCode> {
-    let mut taker = taker(global)?;
+    let mut taker = taker(&args, global)?;
     let mut input = BufReader::new(io::stdin().lock());
     let mut sum = Sum::default();
     let mut line = 0;
@@ -174,11 +180,25 @@ enum Taker {
         future: Span,
         source: TimeSource,
     },
+    Brokers {
+        intake: Box<KafkaIntake>,
+        future: Span,
+        source: TimeSource,
+    },
 }
 
-fn taker(global: &Global) -> anyhow::Result<Taker> {
-    let config = global.config()?;
+fn taker(args: &Args, global: &Global) -> anyhow::Result<Taker> {
+    let config = with_brokers(global.config()?, args.brokers.as_deref())?;
     let settings = config.settings();
+    if !settings.kafka.brokers.is_empty() {
+        let client = client(settings)?;
+        let title = KafkaSource::new(&client)?.title()?;
+        return Ok(Taker::Brokers {
+            intake: Box::new(KafkaIntake::new(&client, &title)?),
+            future: Span::seconds(config.policy().monitor.max_future_s),
+            source: title.time_source,
+        });
+    }
     if let Some(holder) = Holder::find(&settings.log.dir)? {
         return Ok(Taker::Held(holder));
     }
@@ -204,41 +224,68 @@ impl Taker {
                 future,
                 source,
             } => {
-                let mut taken = Taken::default();
                 let now = match source {
                     TimeSource::Log => log.now(),
                     TimeSource::Sample => FOREVER,
                 };
-                let mut records = Vec::new();
-                let lines = batch.bytes.split(|byte| *byte == b'\n').zip(1..);
-                for (line, number) in lines {
-                    if line.iter().all(u8::is_ascii_whitespace) {
-                        continue;
-                    }
-                    match take_line(line, now, *future) {
-                        Ok(sample) => records.push(Incoming {
-                            time: sample.time,
-                            key: sample.key,
-                            value: sample.value,
-                        }),
-                        Err(refused) => taken.rejected.push(Fault {
-                            line: number,
-                            reason: refused.reason.to_owned(),
-                            field: refused.field.map(str::to_owned),
-                            detail: None,
-                        }),
-                    }
-                }
-                taken.accepted = records.len() as u64;
+                let (taken, records) = judge(batch, now, *future);
                 append(log, records)?;
+                Ok(taken)
+            }
+            Taker::Brokers {
+                intake,
+                future,
+                source,
+            } => {
+                let now = match source {
+                    TimeSource::Log => wall_clock(),
+                    TimeSource::Sample => FOREVER,
+                };
+                let (taken, records) = judge(batch, now, *future);
+                if !records.is_empty() {
+                    wait_for(intake.append(Topic::Metrics, records)?)?;
+                }
                 Ok(taken)
             }
         }
     }
 }
 
+/// What of a batch can be appended, and what became of the rest.
+fn judge(batch: &Batch, now: Time, future: Span) -> (Taken, Vec<Incoming>) {
+    let mut taken = Taken::default();
+    let mut records = Vec::new();
+    let lines = batch.bytes.split(|byte| *byte == b'\n').zip(1..);
+    for (line, number) in lines {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        match take_line(line, now, future) {
+            Ok(sample) => records.push(Incoming {
+                time: sample.time,
+                key: sample.key,
+                value: sample.value,
+            }),
+            Err(refused) => taken.rejected.push(Fault {
+                line: number,
+                reason: refused.reason.to_owned(),
+                field: refused.field.map(str::to_owned),
+                detail: None,
+            }),
+        }
+    }
+    taken.accepted = records.len() as u64;
+    (taken, records)
+}
+
+/// What an append to the brokers would bear about now.
+pub(super) fn wall_clock() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Time(since.unwrap_or_default().as_millis() as i64)
+}
+
 /// Appends records to `metrics` and waits until they are durable.
-pub(super) fn append(log: &Embedded, records: Vec<Incoming>) -> anyhow::Result<()> {
+fn append(log: &Embedded, records: Vec<Incoming>) -> anyhow::Result<()> {
     if records.is_empty() {
         return Ok(());
     }
@@ -260,6 +307,26 @@ pub(super) fn append(log: &Embedded, records: Vec<Incoming>) -> anyhow::Result<(
         _ => bail!(
             "waiting until it is durable: the disk did not answer within {} s; it may or may not \
              be in the log, send it again",
+            DURABLE_MAX.as_secs()
+        ),
+    }
+}
+
+/// Waits until what was sent to the brokers is durable.
+pub(super) fn wait_for(kept: Durable) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .context("waiting until it is durable")?;
+    let kept = runtime.block_on(async { tokio::time::timeout(DURABLE_MAX, kept).await });
+    match kept {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => bail!(
+            "waiting until it is durable: {why}; it may or may not be in the log, send it again"
+        ),
+        Err(_) => bail!(
+            "waiting until it is durable: nothing was answered within {} s; it may or may not be \
+             in the log, send it again",
             DURABLE_MAX.as_secs()
         ),
     }

@@ -14,9 +14,10 @@ use crate::knowledge::cycle::monitored;
 use crate::knowledge::explain::words;
 use crate::model::{Body, CycleClosed, Directive, Event, Kind, MeshId, NodeId, Severity, Time};
 use crate::model::{edit_distance, parse_rfc3339};
-use crate::runtime::{Record, TopicPartition, partitions_of};
+use crate::runtime::{Merged, Record, TopicPartition};
 use crate::sim::scenario::brief;
 use crate::stream::Topic;
+use crate::topology::places::partitions_for;
 use crate::wire;
 
 /// Arguments of `events`, `directives` and `cycles`.
@@ -54,19 +55,20 @@ pub(super) fn run(
 ) -> anyhow::Result<ExitCode> {
     check_type(topic, args.kind.as_deref())?;
     let mut place = args.which.open(global)?;
-    let mut next = Vec::new();
-    for of in partitions_of(topic, place.source.title()?.partitions) {
-        let from = match args.since {
-            Some(since) => place.source.offset_at(of, since)?,
-            None => place.source.start(of)?,
-        };
-        next.push((of, from));
+    let count = place.source.title()?.partitions;
+    let partitions = partitions_for(topic, args.mesh.as_ref(), args.node.as_ref(), count);
+    let mut from = Vec::new();
+    for of in &partitions {
+        from.push(match args.since {
+            Some(since) => place.source.offset_at(*of, since)?,
+            None => place.source.start(*of)?,
+        });
     }
+    let mut way = Merged::new(partitions.iter().copied().zip(from));
     let mut shown = 0;
     loop {
-        for (of, next) in &mut next {
-            shown += show_new(*of, next, &args, &mut place, printer)?;
-        }
+        way.go_on(&place.source.ends(&partitions)?);
+        shown += show_new(&mut way, &args, &mut place, printer)?;
         if !args.follow {
             break;
         }
@@ -83,25 +85,19 @@ pub(super) fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows what stands in a partition from an offset to its end.
+/// Shows what is left of the way.
 fn show_new(
-    of: TopicPartition,
-    next: &mut i64,
+    way: &mut Merged,
     args: &Args,
     place: &mut Place,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<usize> {
-    let end = place.source.end(of)?;
     let mut shown = 0;
-    while *next < end {
-        let chunk = place.source.read(of, *next, end, CHUNK_RECORDS)?;
-        for record in &chunk.records {
-            if let Some(line) = read(of, record, args)? {
-                printer.print(&RawValue::from_string(line.json)?, &plain(&line.text))?;
-                shown += 1;
-            }
+    while let Some((of, record)) = way.next(&mut *place.source, CHUNK_RECORDS)? {
+        if let Some(line) = read(of, &record, args)? {
+            printer.print(&RawValue::from_string(line.json)?, &plain(&line.text))?;
+            shown += 1;
         }
-        *next = chunk.next;
     }
     Ok(shown)
 }

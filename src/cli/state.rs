@@ -8,9 +8,15 @@ use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+#[cfg(feature = "io")]
 use super::explain::each;
+use super::explain::each_from;
+#[cfg(feature = "io")]
+use super::holder::Holder;
 use super::meter::Meter;
-use super::place::{Kind, Place, Which};
+#[cfg(feature = "io")]
+use super::place::Kind;
+use super::place::{Place, Which};
 use super::records::moment;
 use super::watch::watch;
 use super::{Global, Printer, plain};
@@ -18,7 +24,7 @@ use crate::knowledge::evolve;
 use crate::knowledge::explain::{duration, words};
 use crate::knowledge::views::Views;
 use crate::model::Time;
-use crate::runtime::partitions_of;
+use crate::runtime::{TopicPartition, partitions_of};
 #[cfg(feature = "io")]
 use crate::stream::write_name;
 use crate::stream::{Base, Ledger, NoBase, Topic};
@@ -53,16 +59,14 @@ pub(super) fn run(
     }
     let mut views = Views::default();
     let nodes = match (&place.kind, args.at) {
-        (Kind::Export, at) => at_moment(&mut place, at, &mut views)?,
         #[cfg(feature = "io")]
-        (_, Some(at)) => at_moment(&mut place, Some(at), &mut views)?,
-        #[cfg(feature = "io")]
-        (_, None) => {
+        (Kind::Folder(_) | Kind::Held(_), None) => {
             if !printer.json {
                 view_all(&mut place, &mut views)?;
             }
-            now(&mut place)?
+            Standing::default().now(&mut place)?
         }
+        (_, at) => Past::default().read(&mut place, at, &mut views)?,
     };
     for node in &nodes {
         node.print(printer)?;
@@ -134,30 +138,41 @@ impl Node {
     }
 }
 
-/// Where the nodes stand now.
-pub(super) fn now(place: &mut Place) -> anyhow::Result<Vec<Node>> {
-    match &place.kind {
-        Kind::Export => at_moment(place, None, &mut Views::default()),
-        #[cfg(feature = "io")]
-        Kind::Folder(folder) => {
-            let rows = StageRows::only(folder.rows("plan"), folder.rows("analyze"));
-            let nodes = crate::topology::now::nodes(&rows, &mut *place.source, &Asked::default())?;
-            nodes.iter().map(|node| Node::read(node.json())).collect()
-        }
-        #[cfg(feature = "io")]
-        Kind::Held(holder) => {
-            let mut nodes: Vec<Node> = Vec::new();
-            loop {
-                let page = holder.get(&page_after(nodes.last().map(|node| &node.form)))?;
-                let page = String::from_utf8(page).context("reading the holder's nodes")?;
-                let before = nodes.len();
-                for line in page.lines() {
-                    nodes.push(Node::read(line.to_owned())?);
-                }
-                if nodes.len() - before < PAGE_NODES {
-                    return Ok(nodes);
-                }
+/// Where the nodes stand, asked for again and again.
+#[derive(Default)]
+pub(super) struct Standing(Past);
+
+impl Standing {
+    /// Where the nodes stand now: as their rows say, where some are at hand, else as the events do.
+    pub(super) fn now(&mut self, place: &mut Place) -> anyhow::Result<Vec<Node>> {
+        match &place.kind {
+            #[cfg(feature = "io")]
+            Kind::Folder(folder) => {
+                let rows = StageRows::only(folder.rows("plan"), folder.rows("analyze"));
+                let nodes =
+                    crate::topology::now::nodes(&rows, &mut *place.source, &Asked::default())?;
+                nodes.iter().map(|node| Node::read(node.json())).collect()
             }
+            #[cfg(feature = "io")]
+            Kind::Held(holder) => held(holder),
+            _ => self.0.read(place, None, &mut Views::default()),
+        }
+    }
+}
+
+/// Where the nodes stand, as the holder of their rows says.
+#[cfg(feature = "io")]
+fn held(holder: &Holder) -> anyhow::Result<Vec<Node>> {
+    let mut nodes: Vec<Node> = Vec::new();
+    loop {
+        let page = holder.get(&page_after(nodes.last().map(|node| &node.form)))?;
+        let page = String::from_utf8(page).context("reading the holder's nodes")?;
+        let before = nodes.len();
+        for line in page.lines() {
+            nodes.push(Node::read(line.to_owned())?);
+        }
+        if nodes.len() - before < PAGE_NODES {
+            return Ok(nodes);
         }
     }
 }
@@ -176,16 +191,75 @@ fn page_after(last: Option<&Form>) -> String {
     path
 }
 
-/// Where the nodes stood at a past moment, or at the end, from the events alone.
-fn at_moment(place: &mut Place, at: Option<Time>, views: &mut Views) -> anyhow::Result<Vec<Node>> {
-    let mut nodes = Vec::new();
-    let mut meter = Meter::new("reading events");
-    for of in partitions_of(Topic::Events, place.source.title()?.partitions) {
-        let base: Rc<dyn Base> = Rc::new(NoBase);
-        let mut ledger = Ledger::new(&base);
-        let mut soundness = Soundness::default();
-        let (mut last, mut fault) = (None, None);
-        each(place, of, &mut meter, &mut |event| {
+/// Where the nodes stood at a past moment, or at the end, from the events alone; read again it goes
+/// on where it was.
+#[derive(Default)]
+struct Past(Vec<Partition>);
+
+/// What the events of a partition say so far.
+struct Partition {
+    of: TopicPartition,
+    next: i64,
+    ledger: Ledger,
+    soundness: Soundness,
+    last: Option<Time>,
+}
+
+impl Past {
+    /// Reads on to the moment, or to the end.
+    fn read(
+        &mut self,
+        place: &mut Place,
+        at: Option<Time>,
+        views: &mut Views,
+    ) -> anyhow::Result<Vec<Node>> {
+        if self.0.is_empty() {
+            for of in partitions_of(Topic::Events, place.source.title()?.partitions) {
+                let base: Rc<dyn Base> = Rc::new(NoBase);
+                self.0.push(Partition {
+                    of,
+                    next: place.source.start(of)?,
+                    ledger: Ledger::new(&base),
+                    soundness: Soundness::default(),
+                    last: None,
+                });
+            }
+        }
+        let mut meter = Meter::new("reading events");
+        let mut nodes = Vec::new();
+        for partition in &mut self.0 {
+            partition.read(place, at, views, &mut meter)?;
+            let time = at.or(partition.last).unwrap_or_default();
+            for node in known(&partition.ledger, time, &Asked::default()) {
+                nodes.push(Node::read(node.json())?);
+            }
+        }
+        // Within a partition they are in order.
+        let key = |node: &Node| (node.form.mesh_id.clone(), node.form.node_id.clone());
+        if self.0.len() > 1 {
+            nodes.sort_by_cached_key(key);
+        }
+        Ok(nodes)
+    }
+}
+
+impl Partition {
+    fn read(
+        &mut self,
+        place: &mut Place,
+        at: Option<Time>,
+        views: &mut Views,
+        meter: &mut Meter,
+    ) -> anyhow::Result<()> {
+        let mut fault = None;
+        let Partition {
+            of,
+            next,
+            ledger,
+            soundness,
+            last,
+        } = self;
+        each_from(next, place, *of, meter, &mut |event| {
             if at.is_some_and(|at| event.time > at) {
                 return false;
             }
@@ -195,26 +269,22 @@ fn at_moment(place: &mut Place, at: Option<Time>, views: &mut Views) -> anyhow::
                 return false;
             }
             ledger.begin();
-            evolve(&mut ledger, event);
+            evolve(ledger, event);
             views.note(event);
-            last = Some(event.time);
+            *last = Some(event.time);
             true
         })?;
-        if let Some(fault) = fault {
-            bail!(
+        match fault {
+            None => Ok(()),
+            Some(fault) => bail!(
                 "reading record {} of {of}: {}, expected {}; \
                  `homeostat replay --events-only` tells what else differs",
                 fault.record,
                 fault.recorded,
                 fault.expected
-            );
-        }
-        let time = at.or(last).unwrap_or_default();
-        for node in known(&ledger, time, &Asked::default()) {
-            nodes.push(Node::read(node.json())?);
+            ),
         }
     }
-    Ok(nodes)
 }
 
 /// Brings the views to the end of the events.

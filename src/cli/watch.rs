@@ -11,7 +11,7 @@ use anyhow::anyhow;
 use serde_json::value::RawValue;
 
 use super::place::Place;
-use super::state::{Node, now};
+use super::state::{Node, Standing};
 use super::{Printer, plain, say};
 use crate::knowledge::cycle::{Around, tell};
 use crate::model::{Action, Body, CycleClosed, Event, Kind, MeshId, NodeKey, OutcomeResult};
@@ -26,10 +26,11 @@ pub(super) fn watch(
 ) -> anyhow::Result<ExitCode> {
     let terminal = io::stdout().is_terminal() && !printer.json;
     let mut watch = Watch::begin(place)?;
+    let mut standing = Standing::default();
     let mut shown = BTreeMap::new();
     loop {
         let closed = watch.read(place)?;
-        let mut nodes = now(place)?;
+        let mut nodes = standing.now(place)?;
         if terminal {
             draw(&mut nodes, &watch.newest, printer)?;
         } else {

@@ -90,6 +90,13 @@ impl Client {
         format!("{}{}", self.prefix, topic.name())
     }
 
+    /// The same, waiting for the brokers no longer than this, s.
+    #[must_use]
+    pub fn patient_for(mut self, at_most_s: u64) -> Self {
+        self.settings.patience_s = self.settings.patience_s.min(at_most_s);
+        self
+    }
+
     /// How long the brokers may be gone.
     pub(super) fn patience(&self) -> Duration {
         Duration::from_secs(self.settings.patience_s)

@@ -6,6 +6,7 @@
 
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -29,7 +30,7 @@ pub struct KafkaHandle {
     shared: Arc<Shared>,
     intake: KafkaIntake,
     rows: Box<dyn HeldRows>,
-    looking: Option<JoinHandle<()>>,
+    looking: JoinHandle<()>,
 }
 
 /// What the looking thread and the lent readers know too.
@@ -38,7 +39,7 @@ struct Shared {
     title: Title,
     seen: Mutex<Seen>,
     moved: watch::Sender<u64>,
-    stopping: watch::Sender<bool>,
+    stopping: AtomicBool,
     idle: Mutex<Vec<KafkaSource>>,
 }
 
@@ -64,6 +65,7 @@ impl KafkaHandle {
         rows: impl HeldRows + 'static,
     ) -> Result<Self, LogError> {
         let failed = |error: KafkaError| LogError::Failed(error.0);
+        let client = &client.clone().patient_for(PATIENCE_S);
         let reader = Reader::new(client).map_err(failed)?;
         let intake = KafkaIntake::new(client, &title).map_err(failed)?;
         let shared = Arc::new(Shared {
@@ -71,13 +73,13 @@ impl KafkaHandle {
             title,
             seen: Mutex::default(),
             moved: watch::Sender::new(0),
-            stopping: watch::Sender::new(false),
+            stopping: AtomicBool::new(false),
             idle: Mutex::default(),
         });
         shared.look(&reader)?;
         let looks = shared.clone();
         Ok(KafkaHandle {
-            looking: Some(std::thread::spawn(move || looks.look_on(&reader))),
+            looking: std::thread::spawn(move || looks.look_on(&reader)),
             shared,
             intake,
             rows: Box::new(rows),
@@ -87,12 +89,9 @@ impl KafkaHandle {
 
 impl Drop for KafkaHandle {
     fn drop(&mut self) {
-        self.shared.stopping.send_replace(true);
-        if let Some(looking) = self.looking.take() {
-            looking.thread().unpark();
-            // One that panicked has nobody left to tell.
-            let _ = looking.join();
-        }
+        // It may wait for an answer: nobody waits for it.
+        self.shared.stopping.store(true, Ordering::Relaxed);
+        self.looking.thread().unpark();
     }
 }
 
@@ -102,7 +101,7 @@ impl Shared {
     }
 
     fn look_on(&self, reader: &Reader) {
-        while !*self.stopping.borrow() {
+        while !self.stopping.load(Ordering::Relaxed) {
             std::thread::park_timeout(LOOK_EVERY);
             if let Err(error) = self.look(reader) {
                 let mut seen = self.seen();
@@ -245,8 +244,9 @@ impl Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         if let Some(owner) = self.owner.upgrade()
-            && let Some(source) = self.source.take()
+            && let Some(mut source) = self.source.take()
         {
+            source.rest();
             let mut idle = owner.idle();
             if idle.len() < IDLE_MAX {
                 idle.push(source);
@@ -310,6 +310,9 @@ const INBOXES: [Topic; 2] = [Topic::Metrics, Topic::PlanInbox];
 
 /// How often the ends are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
+
+/// How long a request waits for brokers that do not answer, s.
+const PATIENCE_S: u64 = 5;
 
 /// Readers that are kept for the next.
 const IDLE_MAX: usize = 8;

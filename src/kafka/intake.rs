@@ -16,6 +16,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use crate::model::FOREVER;
 use crate::runtime::{AppendError, Durable, Incoming, TimeSource, Title, partition_of};
 use crate::stream::Topic;
 
@@ -94,7 +95,8 @@ impl KafkaIntake {
             .partition(partition)
             .key(&record.key[..])
             .payload(&record.value[..]);
-        if self.time_source == TimeSource::Sample {
+        // Without a time of its own it bears ours.
+        if self.time_source == TimeSource::Sample && record.time < FOREVER {
             sent = sent.timestamp(record.time.0);
         }
         let until = Instant::now() + DELIVERY;
@@ -105,7 +107,7 @@ impl KafkaIntake {
                 Err((Native::MessageProduction(Code::QueueFull), unsent))
                     if Instant::now() < until =>
                 {
-                    std::thread::sleep(PAUSE);
+                    std::thread::park_timeout(PAUSE);
                     sent = unsent;
                 }
                 Err((error, _)) => {

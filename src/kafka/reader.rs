@@ -6,6 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
+use tracing::warn;
 
 use crate::model::Time;
 use crate::runtime::{Chunk, LogError, Position, TopicPartition};
@@ -207,7 +208,7 @@ impl Reader {
                 Some(Ok(message)) => {
                     if message.offset() >= to {
                         chunk.next = to;
-                        self.at = None;
+                        self.rest();
                         return Ok(chunk);
                     }
                     if message.offset() < chunk.next {
@@ -224,7 +225,7 @@ impl Reader {
                         // Up to `to`, or up to what may be seen, only markers follow.
                         let end = to.min(stable);
                         chunk.next = chunk.next.max(end);
-                        self.at = None;
+                        self.rest();
                         if chunk.next > from {
                             return Ok(chunk);
                         }
@@ -250,8 +251,21 @@ impl Reader {
                 }
             }
         }
-        self.at = (chunk.next < to).then_some((of, chunk.next));
+        match chunk.next < to {
+            true => self.at = Some((of, chunk.next)),
+            false => self.rest(),
+        }
         Ok(chunk)
+    }
+
+    /// Fetches nothing more until the next read: at the end of a partition the brokers would be
+    /// asked again and again.
+    pub fn rest(&mut self) {
+        self.at = None;
+        if let Err(error) = self.committed.unassign() {
+            // It goes on fetching what nobody reads.
+            warn!("ending a read: {error}");
+        }
     }
 
     fn fetch(&mut self, of: TopicPartition, from: i64) -> Result<(), KafkaError> {
@@ -271,7 +285,7 @@ impl Reader {
     fn decided(&self, of: TopicPartition, known: i64) -> Result<i64, KafkaError> {
         let stable = self.stable_end(of)?;
         if stable <= known {
-            std::thread::sleep(SLICE);
+            std::thread::park_timeout(SLICE);
         }
         Ok(stable)
     }
@@ -282,7 +296,7 @@ impl Reader {
         loop {
             match question() {
                 Err(error) if passes(&error) && Instant::now() < until => {
-                    std::thread::sleep(SLICE);
+                    std::thread::park_timeout(SLICE);
                 }
                 answer => return answer,
             }

@@ -12,15 +12,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::model::{Body, LogOpened, PlanRecord, Time};
+use crate::model::Time;
 use crate::runtime::{
-    Chunk, KeyValue, LogError, Position, Record, RowsCopy, Source, TimeSource, Title,
-    TopicPartition, partitions_of,
+    Chunk, KeyValue, LogError, Position, RowsCopy, Source, TimeSource, Title, TopicPartition,
+    halve, partitions_of,
 };
 use crate::stream::Topic;
-use crate::wire;
 
 use super::client::{Client, KafkaError};
+use super::opening::title;
 use super::reader::Reader;
 
 /// Reads the log on the brokers. It has connections of its own; its calls block.
@@ -51,57 +51,9 @@ impl KafkaSource {
         })
     }
 
-    /// What the log was opened as: its first event, else the record that Plan has not folded yet.
-    fn opened(&mut self) -> Result<Option<LogOpened>, LogError> {
-        let first = |topic| TopicPartition {
-            topic,
-            partition: 0,
-        };
-        let opened = self.find(first(Topic::Events), |record| {
-            match wire::decode_event(&record.value).ok()?.body {
-                Body::LogOpened {
-                    log_id,
-                    audit_name,
-                    partitions,
-                    time_source,
-                } => Some(LogOpened {
-                    log_id,
-                    audit_name,
-                    partitions,
-                    time_source,
-                }),
-                _ => None,
-            }
-        })?;
-        if opened.is_some() {
-            return Ok(opened);
-        }
-        self.find(first(Topic::PlanInbox), |record| {
-            match wire::decode_plan(&record.value).ok()? {
-                PlanRecord::LogOpened(opened) => Some(opened),
-                _ => None,
-            }
-        })
-    }
-
-    /// The first record that is wanted, of the first few.
-    fn find<T>(
-        &mut self,
-        of: TopicPartition,
-        wanted: impl Fn(&Record) -> Option<T>,
-    ) -> Result<Option<T>, LogError> {
-        let (mut next, end) = (self.start(of)?, self.end(of)?);
-        while next < end {
-            let chunk = self.read(of, next, end, PIECE)?;
-            if let Some(found) = chunk.records.iter().find_map(&wanted) {
-                return Ok(Some(found));
-            }
-            if !chunk.records.is_empty() {
-                break;
-            }
-            next = chunk.next;
-        }
-        Ok(None)
+    /// Fetches nothing more until it is asked again.
+    pub(super) fn rest(&mut self) {
+        self.reader.rest();
     }
 
     /// Waits until all that stands in the log by now is decided.
@@ -120,7 +72,7 @@ impl KafkaSource {
             if Instant::now() >= until {
                 return Err(LogError::Undecided(all[open]));
             }
-            std::thread::sleep(PAUSE);
+            std::thread::park_timeout(PAUSE);
         }
     }
 }
@@ -130,18 +82,12 @@ impl Source for KafkaSource {
         if let Some(title) = &self.title {
             return Ok(title.clone());
         }
-        let opened = self.opened()?.ok_or_else(|| {
+        let title = title(&self.client).map_err(failed)?.ok_or_else(|| {
             LogError::Failed(format!(
                 "reading the log at {}: it was not opened yet; `homeostat topics create` opens it",
                 self.client.brokers()
             ))
         })?;
-        let title = Title {
-            log_id: opened.log_id,
-            prefix: self.client.prefix.clone(),
-            time_source: TimeSource::named(&opened.time_source),
-            partitions: opened.partitions,
-        };
         self.title = Some(title.clone());
         Ok(title)
     }
@@ -159,6 +105,10 @@ impl Source for KafkaSource {
     }
 
     fn offset_at(&mut self, of: TopicPartition, time: Time) -> Result<i64, LogError> {
+        // Brokers look at the markers of transactions too, which bear the brokers' own time.
+        if self.title()?.time_source == TimeSource::Sample {
+            return halve(self, of, time);
+        }
         match self.reader.offset_at(of, time).map_err(failed)? {
             Some(offset) => Ok(offset),
             None => self.end(of),
@@ -213,6 +163,3 @@ const NOTHING_FOLDED: Position = Position {
 
 /// Between two looks whether all is decided.
 const PAUSE: Duration = Duration::from_millis(5);
-
-/// Records that are read in search of the log's title.
-const PIECE: usize = 100;

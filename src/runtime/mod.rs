@@ -36,7 +36,7 @@ pub use memory::{InMemory, Recorded, partitions_of};
 pub use merge::Merged;
 pub use route::{Router, murmur2, partition_of};
 pub use seed::Seed;
-pub use source::{RowsCopy, Source, Title, only};
+pub use source::{RowsCopy, Source, Title, halve, only};
 pub use store::{Below, KeyValue, Rows, Store, StoreError, Stores};
 pub use task::{Folded, Task, TimeSource, fold_straight};
 pub use worker::{Clock, Config, Open, Recover, Share, StageSpec, Tally, Turn, Worker};

@@ -93,21 +93,11 @@ pub trait Source {
     ) -> Result<Chunk, LogError>;
 
     /// Offset of the first record of a partition at or after a time; its end when there is none.
-    /// By halving: append time never goes back.
     ///
     /// # Errors
     /// It cannot be read.
     fn offset_at(&mut self, of: TopicPartition, time: Time) -> Result<i64, LogError> {
-        let (mut low, mut high) = (self.start(of)?, self.end(of)?);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let chunk = self.read(of, middle, high, 1)?;
-            match chunk.records.first() {
-                Some(record) if record.time < time => low = record.offset + 1,
-                _ => high = middle,
-            }
-        }
-        Ok(low)
+        halve(self, of, time)
     }
 
     /// The copies of a stage's rows that are kept, oldest first.
@@ -127,6 +117,27 @@ pub trait Source {
         after: &[u8],
         rows_max: usize,
     ) -> Result<Vec<KeyValue>, LogError>;
+}
+
+/// What [`Source::offset_at`] answers, by halving: append time never goes back.
+///
+/// # Errors
+/// The source's.
+pub fn halve(
+    source: &mut (impl Source + ?Sized),
+    of: TopicPartition,
+    time: Time,
+) -> Result<i64, LogError> {
+    let (mut low, mut high) = (source.start(of)?, source.end(of)?);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let chunk = source.read(of, middle, high, 1)?;
+        match chunk.records.first() {
+            Some(record) if record.time < time => low = record.offset + 1,
+            _ => high = middle,
+        }
+    }
+    Ok(low)
 }
 
 /// The only partition of a topic where there is one partition a topic.

@@ -5,11 +5,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::brokers::{Brokers, CLOCKS_APART};
 use super::door::Answer;
 use super::look::{Card, Clock, Folder, Holder, Log, Space, Topic, Unmeasured};
 use crate::cli::{Global, plain, quoted};
-use crate::config::settings::LogSettings;
+use crate::config::settings::{KafkaSettings, LogSettings};
 use crate::config::{Config, ConfigError, Origin};
+use crate::kafka::topics::Difference;
 use crate::model::{parse_rfc3339, rfc3339};
 
 /// What was found of one thing.
@@ -285,12 +287,92 @@ pub(super) fn no_log(global: &Global, error: &io::Error) -> Finding {
     Finding::unknown("topics", words, restart(global, None))
 }
 
-pub(super) fn clock(clock: &Clock, log: Option<&Log>) -> Finding {
-    const CHECK: &str = "clock";
-    let mend = match clock.systemd {
+/// What was found on the brokers.
+pub(super) fn brokers(
+    global: &Global,
+    settings: &KafkaSettings,
+    found: &Brokers,
+    clock: &Clock,
+) -> Vec<Finding> {
+    const CHECK: &str = "brokers";
+    let (brokers, group) = (&settings.brokers, &settings.group);
+    let counts = match &found.topics {
+        Ok(counts) => counts,
+        Err(error) => {
+            let again = global.command("check");
+            let mend = format!("start them, or HOMEOSTAT_KAFKA_BROKERS=HOST:PORT {again}");
+            return vec![Finding::unknown(CHECK, error, mend).fatal()];
+        }
+    };
+    let mut findings = vec![Finding::ok(CHECK, format!("{brokers} answers"))];
+    match &found.differences {
+        Err(error) => {
+            let mend = global.command("topics check");
+            findings.push(Finding::unknown("topics", error, mend));
+        }
+        Ok(differences) if differences.is_empty() => {
+            let partitions = counts.values().max().copied().unwrap_or_default();
+            let words = format!(
+                "{} topics of {partitions} partitions, as they should be",
+                counts.len()
+            );
+            findings.push(Finding::ok("topics", words));
+        }
+        Ok(differences) => findings.extend(differences.iter().map(|found| {
+            let Difference {
+                topic,
+                check,
+                found,
+                expected,
+                mend,
+            } = found;
+            Finding {
+                topic: Some(topic.clone()),
+                ..Finding::wanting(
+                    "topics",
+                    format!("{topic}: {check}: {found}, expected {expected}"),
+                    mend,
+                )
+            }
+        })),
+    }
+    let Some(log) = &found.log else {
+        return findings;
+    };
+    findings.push(match &log.waiting {
+        Ok(waiting) => {
+            let id = &log.log_id;
+            let words = format!("{waiting} records of log {id} wait for group {group}");
+            Finding::ok("group", words)
+        }
+        Err(error) => Finding::wanting("group", error, global.command("topics acls")),
+    });
+    match &log.ahead {
+        Ok(None) => {}
+        Ok(Some(of)) => {
+            let (of, apart) = (of.to_string(), CLOCKS_APART.0 / 1000);
+            let words = format!(
+                "{of} has records of a time that is still to come here: the brokers' clock or ours \
+                 is wrong by {apart} s and more"
+            );
+            findings.push(Finding::wanting("clock", words, set_clock(clock)));
+        }
+        Err(error) => findings.push(Finding::unknown("clock", error, global.command("check"))),
+    }
+    findings
+}
+
+/// What sets this machine's clock.
+fn set_clock(clock: &Clock) -> &'static str {
+    match clock.systemd {
         true => "sudo timedatectl set-ntp true",
         false => "sudo date -u -s 'YYYY-MM-DD hh:mm:ss', and keep it with chrony",
-    };
+    }
+}
+
+pub(super) fn clock(clock: &Clock, log: Option<&Log>) -> Finding {
+    const CHECK: &str = "clock";
+    let mend = set_clock(clock);
     let sane = SANE_FROM..SANE_UNTIL;
     let (Some(from), Some(until)) = (
         parse_rfc3339(sane.start.as_bytes()),
@@ -571,7 +653,12 @@ fn in_days(days: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+    use crate::cli::check::brokers::Log as OpenLog;
+    use crate::runtime::only;
+    use crate::stream;
 
     const NOW_MS: i64 = 1_800_000_000_000;
     const DAY: i64 = 86_400_000;
@@ -869,6 +956,86 @@ mod tests {
         let found = topics(&global(), &settings, &young, NOW_MS);
         check(&found[0], Verdict::Ok, "too young", "");
         check(&found[1], Verdict::Ok, "fits the disk", "");
+    }
+
+    #[test]
+    fn brokers_answer_have_the_topics_and_a_group_that_may_be_read() {
+        let clock = Clock {
+            now_ms: NOW_MS,
+            synchronised: true,
+            systemd: true,
+        };
+        let look = |found: &Brokers| {
+            let settings = KafkaSettings {
+                brokers: "b:9092".to_owned(),
+                ..KafkaSettings::default()
+            };
+            brokers(&global(), &settings, found, &clock)
+        };
+        let silent = Brokers {
+            topics: Err("asking b:9092: nobody answers".to_owned()),
+            differences: Ok(Vec::new()),
+            log: None,
+        };
+        let found = look(&silent);
+        check(
+            &found[0],
+            Verdict::Unknown,
+            "nobody answers",
+            "HOST:PORT homeostat check",
+        );
+        assert!(found[0].fatal && found.len() == 1);
+
+        let open = |waiting, ahead| Brokers {
+            topics: Ok(stream::Topic::ALL.map(|topic| (topic, 3)).into()),
+            differences: Ok(Vec::new()),
+            log: Some(OpenLog {
+                log_id: "log-1".to_owned(),
+                waiting,
+                ahead,
+            }),
+        };
+        let found = look(&open(Ok(7), Ok(None)));
+        check(&found[0], Verdict::Ok, "b:9092 answers", "");
+        check(&found[1], Verdict::Ok, "6 topics of 3 partitions", "");
+        check(&found[2], Verdict::Ok, "7 records of log log-1 wait", "");
+        assert_eq!(found.len(), 3);
+        let refused = Err("group authorization failed".to_owned());
+        let of = only(stream::Topic::Events);
+        let found = look(&open(refused, Ok(Some(of))));
+        check(
+            &found[2],
+            Verdict::Wanting,
+            "authorization",
+            "homeostat topics acls",
+        );
+        check(
+            &found[3],
+            Verdict::Wanting,
+            "events/0 has records",
+            "set-ntp",
+        );
+
+        let difference = Difference {
+            topic: "x.events".to_owned(),
+            check: "exists",
+            found: "no topic".to_owned(),
+            expected: "a topic".to_owned(),
+            mend: "homeostat topics create".to_owned(),
+        };
+        let wanting = Brokers {
+            topics: Ok(BTreeMap::new()),
+            differences: Ok(vec![difference]),
+            log: None,
+        };
+        let found = look(&wanting);
+        check(
+            &found[1],
+            Verdict::Wanting,
+            "x.events: exists",
+            "topics create",
+        );
+        assert_eq!(found[1].topic.as_deref(), Some("x.events"));
     }
 
     #[test]

@@ -105,6 +105,7 @@ pub(super) fn replay(source: &mut dyn Source, progress: Progress<'_>) -> Result<
             records: 0,
             total: total.sum(),
         },
+        foreign_word: foreign_word(&places, source)?,
         places,
         report: Report::default(),
         progress,
@@ -121,6 +122,8 @@ pub(super) fn replay(source: &mut dyn Source, progress: Progress<'_>) -> Result<
 
 struct Replay<'p> {
     places: Places,
+    /// Offset of the last word of another engine's Analyze, of whichever partition; -1: none.
+    foreign_word: i64,
     report: Report,
     done: Done,
     progress: Progress<'p>,
@@ -187,19 +190,9 @@ impl Replay<'_> {
         inbox: TopicPartition,
         source: &mut dyn Source,
     ) -> Result<Begin, LogError> {
-        let partitions = self.places.title.partitions;
-        let (mut foreign_word, mut inbox_start) = (-1, 0);
-        for of in partitions_of(Topic::PlanInbox, partitions) {
-            inbox_start = inbox_start.max(self.places.starts[&of]);
-            let mut words = self.places.reader(of, 0);
-            while let Some(record) = words.next(source)? {
-                if let Ok(PlanRecord::Assessment(assessment)) = wire::decode_plan(&record.value)
-                    && assessment.engine != analyze::ENGINE
-                {
-                    foreign_word = foreign_word.max(record.offset);
-                }
-            }
-        }
+        let foreign_word = self.foreign_word;
+        let inboxes = partitions_of(Topic::PlanInbox, self.places.title.partitions);
+        let inbox_start = inboxes.map(|of| self.places.starts[&of]).max().unwrap_or(0);
         let mut copies = source.copies("analyze")?;
         copies.retain(|copy| copy.partition == inbox.partition);
         let foreign_copy = copies
@@ -418,6 +411,22 @@ impl Folding {
         self.rows.take(self.task.fold_mut().drain());
         Ok(folded > 0)
     }
+}
+
+/// See [`Replay::foreign_word`].
+fn foreign_word(places: &Places, source: &mut dyn Source) -> Result<i64, LogError> {
+    let mut last = -1;
+    for of in partitions_of(Topic::PlanInbox, places.title.partitions) {
+        let mut words = places.reader(of, 0);
+        while let Some(record) = words.next(source)? {
+            if let Ok(PlanRecord::Assessment(assessment)) = wire::decode_plan(&record.value)
+                && assessment.engine != analyze::ENGINE
+            {
+                last = last.max(record.offset);
+            }
+        }
+    }
+    Ok(last)
 }
 
 /// A directive's mesh and generation, and its cause.
