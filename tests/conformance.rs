@@ -181,6 +181,7 @@ mod kafka {
 
     use homeostat::config::settings::KafkaSettings;
     use homeostat::kafka::{Client, KafkaLog};
+    use homeostat::runtime::OwnFormats;
     use rdkafka::ClientConfig;
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     use rdkafka::client::DefaultClientContext;
@@ -253,7 +254,13 @@ mod kafka {
 
         fn connect(&mut self, worker: &str) -> Box<dyn Log> {
             let inboxes = [Topic::Metrics];
-            let log = KafkaLog::connect(&self.client(), worker, &inboxes, TimeSource::Log);
+            let log = KafkaLog::connect(
+                &self.client(),
+                worker,
+                &inboxes,
+                TimeSource::Log,
+                Box::new(OwnFormats),
+            );
             Box::new(log.unwrap())
         }
 

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use homeostat::config::settings::{KafkaSettings, Settings, WebSettings};
 use homeostat::kafka::{Client, KafkaHandle, KafkaLog, KafkaSource};
 use homeostat::runtime::{
-    Clock, Config, HeldRows, KeyValue, Rows, Source, Store, StoreError, Stores, TimeSource, Worker,
-    only, partition_of,
+    Clock, Config, HeldRows, KeyValue, OwnFormats, Rows, Source, Store, StoreError, Stores,
+    TimeSource, Worker, only, partition_of,
 };
 use homeostat::stream::Topic;
 use homeostat::topology;
@@ -282,7 +282,14 @@ impl Running {
         let (stores, told) = (rows.clone(), stop.clone());
         let thread = spawn(move || {
             let inboxes = [Topic::Metrics, Topic::PlanInbox];
-            let port = KafkaLog::connect(&client, "worker", &inboxes, TimeSource::Sample).unwrap();
+            let port = KafkaLog::connect(
+                &client,
+                "worker",
+                &inboxes,
+                TimeSource::Sample,
+                Box::new(OwnFormats),
+            )
+            .unwrap();
             let config = Config {
                 prefix,
                 time_source: TimeSource::Sample,

@@ -25,8 +25,8 @@ use tracing::{info, warn};
 
 use crate::model::{Span, Time};
 use crate::runtime::{
-    Chunk, CommitError, Log, LogError, Outgoing, Polled, Position, Record, TimeSource,
-    TopicPartition,
+    Chunk, CommitError, Formats, Held, Log, LogError, Outgoing, Polled, Position, Record,
+    TimeSource, TopicPartition, enter_again,
 };
 use crate::stream::Topic;
 
@@ -54,8 +54,12 @@ pub struct KafkaLog {
     reader: Reader,
     /// Per assigned partition where its records go on, once the worker said so.
     owned: BTreeMap<TopicPartition, Option<i64>>,
-    /// Records that came while the log was asked something else.
+    /// Records that came while the log was asked something else, as they came.
     ahead: VecDeque<(TopicPartition, Record)>,
+    /// What they mean, and in which form outputs leave.
+    formats: Box<dyn Formats>,
+    /// Records that wait for a schema, and those behind them; their partitions are paused.
+    held: Held,
     /// Since when a partition's position is not decided.
     undecided: BTreeMap<TopicPartition, Instant>,
     /// Since when nobody answers.
@@ -68,7 +72,8 @@ struct Broken {
 }
 
 impl KafkaLog {
-    /// Joins the group as `worker` and replaces the producer of that name; consumes `inboxes`.
+    /// Joins the group as `worker` and replaces the producer of that name; consumes `inboxes`, and
+    /// translates on the way in and out.
     ///
     /// # Errors
     /// The brokers cannot be reached for [`KafkaSettings::patience_s`], or refuse.
@@ -79,6 +84,7 @@ impl KafkaLog {
         worker: &str,
         inboxes: &[Topic],
         time_source: TimeSource,
+        formats: Box<dyn Formats>,
     ) -> Result<Self, LogError> {
         let names = Names::new(client);
         let producer = transactional(client, &producer_id(client, worker))?;
@@ -100,6 +106,8 @@ impl KafkaLog {
             reader,
             owned: BTreeMap::new(),
             ahead: VecDeque::new(),
+            formats,
+            held: Held::default(),
             undecided: BTreeMap::new(),
             silent: None,
         })
@@ -119,6 +127,7 @@ impl KafkaLog {
                             revoked(of);
                         }
                         self.ahead.retain(|(held, _)| *held != of);
+                        self.held.forget(of);
                         polled.records.retain(|(held, _)| *held != of);
                         polled.assigned.retain(|held| *held != of);
                     }
@@ -169,6 +178,44 @@ impl KafkaLog {
             }
             _ => None,
         })
+    }
+
+    /// Hands a record on as it is to be folded; or its partition waits for what it needs.
+    fn enter(
+        &mut self,
+        of: TopicPartition,
+        record: Record,
+        polled: &mut Polled,
+    ) -> Result<(), LogError> {
+        let held = self.held.holds(of);
+        match self.held.enter(&mut *self.formats, of, record) {
+            Some(record) => polled.records.push((of, record)),
+            None if held => {}
+            None => {
+                let (name, list) = self.listed(of)?;
+                self.consumer
+                    .pause(&list)
+                    .map_err(|error| failed(format!("holding {name} up"), error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands on what waits no longer.
+    fn retry_held(&mut self, polled: &mut Polled) -> Result<(), LogError> {
+        for of in self.held.retry(&mut *self.formats, &mut polled.records) {
+            let (name, list) = self.listed(of)?;
+            self.consumer
+                .resume(&list)
+                .map_err(|error| failed(format!("going on with {name}"), error))?;
+        }
+        Ok(())
+    }
+
+    fn listed(&self, of: TopicPartition) -> Result<(String, TopicPartitionList), LogError> {
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(self.names.of(of.topic), of.partition);
+        Ok((self.wanted(of), list))
     }
 
     /// Whether what librdkafka said means the end.
@@ -348,8 +395,11 @@ impl Log for KafkaLog {
         revoked: &mut dyn FnMut(TopicPartition),
     ) -> Result<Polled, LogError> {
         let mut polled = Polled::default();
-        polled.records.extend(self.ahead.drain(..));
         self.serve_changes(&mut polled, revoked)?;
+        self.retry_held(&mut polled)?;
+        while let Some((of, record)) = self.ahead.pop_front() {
+            self.enter(of, record, &mut polled)?;
+        }
         let until = Instant::now() + Duration::from_millis(wait.0.max(0) as u64);
         while polled.records.len() < records_max {
             let more_to_tell = !polled.records.is_empty() || !polled.assigned.is_empty();
@@ -358,7 +408,7 @@ impl Log for KafkaLog {
                 false => left(until).min(SLICE),
             };
             match self.next(patience)? {
-                Some(record) => polled.records.push(record),
+                Some((of, record)) => self.enter(of, record, &mut polled)?,
                 None => {
                     let changed = self.consumer.context().changed();
                     self.serve_changes(&mut polled, revoked)?;
@@ -387,6 +437,7 @@ impl Log for KafkaLog {
             .and_then(|()| self.consumer.resume(&list))
             .map_err(|error| failed(attempt(), error))?;
         *next = Some(from);
+        self.held.forget(inbox);
         self.ahead.retain(|(held, _)| *held != inbox);
         Ok(())
     }
@@ -396,6 +447,8 @@ impl Log for KafkaLog {
         outputs: Vec<Outgoing>,
         positions: &[(TopicPartition, Position)],
     ) -> Result<Vec<(TopicPartition, i64)>, CommitError> {
+        let leaving = |output| self.formats.leaving(output);
+        let outputs: Vec<Outgoing> = outputs.into_iter().map(leaving).collect();
         let begun = Instant::now();
         let until = begun + Duration::from_millis(self.client.settings.transaction_timeout_ms);
         if let Err(error) = self.write(&outputs, positions, until) {
@@ -452,9 +505,16 @@ impl Log for KafkaLog {
         if let Some(record) = self.next(Duration::ZERO)? {
             self.ahead.push_back(record);
         }
-        self.reader
-            .read(of, from, to, records_max)
-            .map_err(of_reader)
+        let chunk = self.reader.read(of, from, to, records_max);
+        let Chunk { records, next } = chunk.map_err(of_reader)?;
+        let (reader, formats) = (&mut self.reader, &mut *self.formats);
+        let mut letters = |since| letters_since(reader, since).map_err(of_reader);
+        let mut wait = || {
+            std::thread::park_timeout(SLICE);
+            Ok(())
+        };
+        let records = enter_again(formats, of, records, &mut letters, &mut wait)?;
+        Ok(Chunk { records, next })
     }
 
     fn start(&mut self, of: TopicPartition) -> Result<i64, LogError> {
@@ -488,6 +548,25 @@ impl Drop for KafkaLog {
     fn drop(&mut self) {
         self.consumer.context().close();
     }
+}
+
+/// The dead letters of all partitions that were appended at or after a time.
+fn letters_since(reader: &mut Reader, since: Time) -> Result<Vec<Record>, KafkaError> {
+    let mut letters = Vec::new();
+    for partition in 0..reader.partitions(Topic::DeadLetters)? {
+        let of = TopicPartition {
+            topic: Topic::DeadLetters,
+            partition,
+        };
+        let end = reader.stable_end(of)?;
+        let mut next = reader.offset_at(of, since)?.unwrap_or(end);
+        while next < end {
+            let chunk = reader.read(of, next, end, LETTERS_AT_A_TIME)?;
+            next = chunk.next;
+            letters.extend(chunk.records);
+        }
+    }
+    Ok(letters)
 }
 
 /// A record as the runtime has it.
@@ -619,6 +698,9 @@ const ASK: Duration = Duration::from_secs(5);
 
 /// How long a poll may sleep before it looks whether the group changed.
 const SLICE: Duration = Duration::from_millis(100);
+
+/// Dead letters read at a time.
+const LETTERS_AT_A_TIME: usize = 500;
 
 /// How long the producer's answers are waited for at a time.
 const SERVE: Duration = Duration::from_millis(1);

@@ -22,9 +22,11 @@ use tracing::warn;
 use crate::config::settings::Settings;
 use crate::kafka::{self, Client, KafkaHandle, KafkaLog};
 use crate::model::{MeshId, PlanRecord, PolicyChange, Span, Time};
+use crate::registry::Foreign;
 use crate::rows::{Archive, Stage, Stages};
 use crate::runtime::{
-    HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title, TopicPartition, Worker,
+    HeldRows, Log, LogError, LogHandle, Outgoing, Stop, Store, StoreError, Title, TopicPartition,
+    Worker,
 };
 use crate::stream::{Topic, WINDOWS};
 use crate::topology;
@@ -58,11 +60,13 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
     let proposal = Proposal::of(told, &title)?;
+    let (form, now) = (&settings.formats, handle.now());
+    let formats = Foreign::open(form, &settings.log.prefix, &settings.log.dir, now)?;
     let mut worker = start_worker(
         client.clone(),
         rows.clone(),
         worker_name.clone(),
-        proposal,
+        (proposal, formats),
         told,
         pulse.clone(),
     );
@@ -126,7 +130,7 @@ fn start_worker(
     client: Client,
     rows: Stages,
     name: String,
-    proposal: Option<Proposal>,
+    (proposal, formats): (Option<Proposal>, Foreign),
     told: &Told<'_>,
     pulse: Arc<Pulse>,
 ) -> Working {
@@ -134,7 +138,8 @@ fn start_worker(
     let make = move || {
         let stages = stages_of(&names, &settings.work);
         let inboxes: Vec<Topic> = stages.iter().map(|stage| stage.inbox).collect();
-        let mut log = KafkaLog::connect(&client, &name, &inboxes, source_of(&settings))?;
+        let source = source_of(&settings);
+        let mut log = KafkaLog::connect(&client, &name, &inboxes, source, Box::new(formats))?;
         if let Some(proposal) = proposal {
             proposal.make(&mut log)?;
         }
