@@ -272,73 +272,74 @@ mod kafka {
         }
     }
 
-    impl stores::Harness for InMemory {
+    #[test]
+    fn kafka_conforms() {
+        let Some(broker) = broker::shared() else {
+            return;
+        };
+        conforms(&mut OnBrokers::new(broker.address()));
+    }
+}
+
+impl stores::Harness for InMemory {
+    fn fresh(&mut self) {
+        *self = InMemory::new();
+    }
+
+    fn connect(&mut self) -> Rc<dyn Stores> {
+        self.0.connect("w").1
+    }
+
+    fn restart(&mut self) {}
+}
+
+#[test]
+fn the_simulated_stores_conform() {
+    stores::conform(&mut InMemory::new());
+}
+
+/// Folders of tasks, on Kafka.
+#[cfg(feature = "io")]
+mod rows {
+    use std::path::PathBuf;
+
+    use homeostat::config::settings::LogSettings;
+    use homeostat::rows::Stages;
+
+    use super::*;
+
+    struct Folders {
+        dir: PathBuf,
+        stages: Option<Stages>,
+    }
+
+    impl Drop for Folders {
+        fn drop(&mut self) {
+            stores::Harness::fresh(self);
+        }
+    }
+
+    impl stores::Harness for Folders {
         fn fresh(&mut self) {
-            *self = InMemory::new();
+            self.stages = None;
+            let _ = std::fs::remove_dir_all(&self.dir);
         }
 
         fn connect(&mut self) -> Rc<dyn Stores> {
-            self.0.connect("w").1
+            let settings = LogSettings {
+                dir: self.dir.clone(),
+                ..LogSettings::default()
+            };
+            let open = || Stages::open(&settings, &[], None).unwrap();
+            Rc::new(self.stages.get_or_insert_with(open).clone())
         }
 
-        fn restart(&mut self) {}
+        fn restart(&mut self) {
+            self.stages = None;
+        }
     }
 
     #[test]
-    fn the_simulated_stores_conform() {
-        stores::conform(&mut InMemory::new());
-    }
-
-    /// Folders of tasks, on Kafka.
-    #[cfg(feature = "io")]
-    mod rows {
-        use std::path::PathBuf;
-
-        use homeostat::config::settings::LogSettings;
-        use homeostat::rows::Stages;
-
-        use super::*;
-
-        struct Folders {
-            dir: PathBuf,
-            stages: Option<Stages>,
-        }
-
-        impl Drop for Folders {
-            fn drop(&mut self) {
-                stores::Harness::fresh(self);
-            }
-        }
-
-        impl stores::Harness for Folders {
-            fn fresh(&mut self) {
-                self.stages = None;
-                let _ = std::fs::remove_dir_all(&self.dir);
-            }
-
-            fn connect(&mut self) -> Rc<dyn Stores> {
-                let settings = LogSettings {
-                    dir: self.dir.clone(),
-                    ..LogSettings::default()
-                };
-                let open = || Stages::open(&settings, &[], None).unwrap();
-                Rc::new(self.stages.get_or_insert_with(open).clone())
-            }
-
-            fn restart(&mut self) {
-                self.stages = None;
-            }
-        }
-
-        #[test]
-        fn kafka_conforms() {
-            let Some(broker) = broker::shared() else {
-                return;
-            };
-            conforms(&mut OnBrokers::new(broker.address()));
-        }
-    }
-
     fn the_folders_of_tasks_conform() {
         let name = format!("homeostat-conformance-tasks-{}", std::process::id());
         stores::conform(&mut Folders {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::{debug, error, info, warn};
 
@@ -118,12 +119,20 @@ impl ClientContext for Words {
         say(level, facility, message);
     }
 
-    fn error(&self, error: rdkafka::error::KafkaError, reason: &str) {
-        warn!("librdkafka: {error}: {reason}");
+    fn error(&self, error: Native, reason: &str) {
+        complain(&error, reason);
     }
 }
 
 impl ConsumerContext for Words {}
+
+/// What librdkafka says went wrong, if it did.
+pub(super) fn complain(error: &Native, reason: &str) {
+    // The end of a partition is no fault.
+    if error.rdkafka_error_code() != Some(Code::PartitionEOF) {
+        warn!("librdkafka: {error}: {reason}");
+    }
+}
 
 /// A line of librdkafka's own log.
 pub(super) fn say(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -11,7 +11,7 @@ use rdkafka::error::KafkaError as Native;
 use rdkafka::types::RDKafkaRespErr;
 use tracing::warn;
 
-use super::client::say;
+use super::client::{complain, say};
 
 /// What changed, not yet carried out: librdkafka waits for it.
 pub(super) enum Change {
@@ -55,7 +55,7 @@ impl ClientContext for Member {
     }
 
     fn error(&self, error: Native, reason: &str) {
-        warn!("librdkafka: {error}: {reason}");
+        complain(&error, reason);
     }
 }
 

@@ -55,7 +55,7 @@ struct Seen {
 }
 
 impl KafkaHandle {
-    /// Looks for a first time, then again and again until it goes.
+    /// Looks for a first time, as long as that takes, then again and again until it goes.
     ///
     /// # Errors
     /// The brokers do not answer.
@@ -65,6 +65,7 @@ impl KafkaHandle {
         rows: impl HeldRows + 'static,
     ) -> Result<Self, LogError> {
         let failed = |error: KafkaError| LogError::Failed(error.0);
+        let patience = client.patience();
         let client = &client.clone().patient_for(PATIENCE_S);
         let reader = Reader::new(client).map_err(failed)?;
         let intake = KafkaIntake::new(client, &title).map_err(failed)?;
@@ -76,7 +77,13 @@ impl KafkaHandle {
             stopping: AtomicBool::new(false),
             idle: Mutex::default(),
         });
-        shared.look(&reader)?;
+        let until = Instant::now() + patience;
+        while let Err(error) = shared.look(&reader) {
+            // A processor that was killed may have left a transaction open: it is decided soon.
+            if Instant::now() >= until {
+                return Err(error);
+            }
+        }
         let looks = shared.clone();
         Ok(KafkaHandle {
             looking: std::thread::spawn(move || looks.look_on(&reader)),
@@ -85,6 +92,12 @@ impl KafkaHandle {
             rows: Box::new(rows),
         })
     }
+}
+
+/// This machine's time, near the brokers'.
+pub fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    Time(since.unwrap_or_default().as_millis() as i64)
 }
 
 impl Drop for KafkaHandle {
@@ -183,8 +196,7 @@ impl LogHandle for KafkaHandle {
 
     /// This machine's clock; `homeostat check` compares it with the brokers'.
     fn now(&self) -> Time {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        Time(since.unwrap_or_default().as_millis() as i64)
+        now()
     }
 
     /// Nothing here fails for good: a producer that did is replaced, brokers may come back.

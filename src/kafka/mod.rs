@@ -18,7 +18,7 @@ mod source;
 pub mod topics;
 
 pub use client::{Client, KafkaError};
-pub use handle::KafkaHandle;
+pub use handle::{KafkaHandle, now};
 pub use intake::KafkaIntake;
 pub use log::KafkaLog;
 pub use opening::{ensure_open, openings, title};

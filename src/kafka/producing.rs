@@ -8,12 +8,11 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError as Native;
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
-use tracing::warn;
 
 use crate::runtime::TopicPartition;
 use crate::stream::Topic;
 
-use super::client::say;
+use super::client::{complain, say};
 
 /// The context of a producer: what was answered since it was cleared.
 #[derive(Default)]
@@ -55,7 +54,7 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: Native, reason: &str) {
-        warn!("librdkafka: {error}: {reason}");
+        complain(&error, reason);
     }
 }
 

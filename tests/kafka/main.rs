@@ -9,3 +9,19 @@ mod crashes;
 mod process;
 mod proxy;
 mod stops;
+
+// The binary of the embedded processes takes these; named here, they are not dead.
+const _: (
+    fn(&process::Home, &[&str]) -> process::Processor,
+    fn(&process::Home, &[(&str, &str)]) -> process::Processor,
+    fn(
+        &process::Processor,
+        &str,
+    ) -> Result<homeostat::agent::client::Answer, homeostat::agent::client::ClientError>,
+    fn(&process::Processor),
+) = (
+    process::Home::run_with,
+    process::Home::run_seeing,
+    process::Processor::post,
+    process::Processor::settle,
+);

@@ -119,6 +119,9 @@ impl Home {
 
 impl Drop for Home {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{} said:\n{}", self.0.display(), self.said());
+        }
         let _ = fs::remove_dir_all(&self.0);
     }
 }

@@ -25,8 +25,7 @@ use crate::model::{MeshId, PlanRecord, PolicyChange, Span, Time};
 use crate::registry::Foreign;
 use crate::rows::{Archive, Stage, Stages};
 use crate::runtime::{
-    HeldRows, Log, LogError, LogHandle, Outgoing, Stop, Store, StoreError, Title, TopicPartition,
-    Worker,
+    HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title, TopicPartition, Worker,
 };
 use crate::stream::{Topic, WINDOWS};
 use crate::topology;
@@ -56,11 +55,10 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
         .build()
         .context("starting the door: making its runtime")?;
     let pulse = Arc::new(Pulse::new());
-    let handle = KafkaHandle::new(&client, title.clone(), Held(rows.clone(), title.partitions))?;
     let (stop, stopped) = watch::channel(false);
     let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
     let proposal = Proposal::of(told, &title)?;
-    let (form, now) = (&settings.formats, handle.now());
+    let (form, now) = (&settings.formats, kafka::now());
     let formats = Foreign::open(form, &settings.log.prefix, &settings.log.dir, now)?;
     let mut worker = start_worker(
         client.clone(),
@@ -70,6 +68,8 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
         told,
         pulse.clone(),
     );
+    // After the worker: it decides what one that was killed left open, which this waits for.
+    let handle = KafkaHandle::new(&client, title.clone(), Held(rows.clone(), title.partitions))?;
     rows.announce(&format!("http://{}", bound.address))?;
     say(&format!(
         "homeostat: log {} at {}, as {worker_name} of group {}; the door: http://{}",
