@@ -64,6 +64,11 @@ pub struct KafkaLog {
     undecided: BTreeMap<TopicPartition, Instant>,
     /// Since when nobody answers.
     silent: Option<Instant>,
+    inboxes: Vec<Topic>,
+    /// The group took this member for replaced: it has to join anew.
+    replaced: bool,
+    /// How often that was since the last commit.
+    replaced_times: u32,
 }
 
 struct Broken {
@@ -88,11 +93,7 @@ impl KafkaLog {
     ) -> Result<Self, LogError> {
         let names = Names::new(client);
         let producer = transactional(client, &producer_id(client, worker))?;
-        let consumer = member(client, worker)?;
-        let topics: Vec<&str> = inboxes.iter().map(|&topic| names.of(topic)).collect();
-        consumer
-            .subscribe(&topics)
-            .map_err(|error| failed(format!("subscribing to {}", topics.join(", ")), error))?;
+        let consumer = member(client, worker, &names, inboxes)?;
         let reader = Reader::new(client).map_err(|error| LogError::Failed(error.0))?;
         Ok(KafkaLog {
             client: client.clone(),
@@ -110,6 +111,9 @@ impl KafkaLog {
             held: Held::default(),
             undecided: BTreeMap::new(),
             silent: None,
+            inboxes: inboxes.to_vec(),
+            replaced: false,
+            replaced_times: 0,
         })
     }
 
@@ -149,6 +153,32 @@ impl KafkaLog {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Joins the group anew, where it took this member for replaced: by another of the same name, or
+    /// by itself, when a broker died between its joining and the answer. Which of both, the next
+    /// commit says: another's producer has fenced this one's.
+    fn rejoin(&mut self, revoked: &mut dyn FnMut(TopicPartition)) -> Result<(), LogError> {
+        if !self.replaced {
+            return Ok(());
+        }
+        self.replaced_times += 1;
+        if self.replaced_times > REPLACED_MAX {
+            return Err(LogError::Fenced(self.worker.clone()));
+        }
+        warn!(
+            "worker {}: the group takes it for replaced; joining anew",
+            self.worker
+        );
+        for (of, _) in std::mem::take(&mut self.owned) {
+            revoked(of);
+        }
+        self.ahead.clear();
+        self.held = Held::default();
+        self.consumer.context().close();
+        self.consumer = member(&self.client, &self.worker, &self.names, &self.inboxes)?;
+        self.replaced = false;
         Ok(())
     }
 
@@ -223,7 +253,8 @@ impl KafkaLog {
         let code = error.rdkafka_error_code();
         match (&error, code) {
             (Native::MessageConsumptionFatal(_), Some(Code::FencedInstanceId)) => {
-                Err(LogError::Fenced(self.worker.clone()))
+                self.replaced = true;
+                Ok(())
             }
             (Native::MessageConsumptionFatal(_), _) => {
                 let said = self.consumer.client().fatal_error();
@@ -395,6 +426,7 @@ impl Log for KafkaLog {
         revoked: &mut dyn FnMut(TopicPartition),
     ) -> Result<Polled, LogError> {
         let mut polled = Polled::default();
+        self.rejoin(revoked)?;
         self.serve_changes(&mut polled, revoked)?;
         self.retry_held(&mut polled)?;
         while let Some((of, record)) = self.ahead.pop_front() {
@@ -451,10 +483,19 @@ impl Log for KafkaLog {
         let outputs: Vec<Outgoing> = outputs.into_iter().map(leaving).collect();
         let begun = Instant::now();
         let until = begun + Duration::from_millis(self.client.settings.transaction_timeout_ms);
-        if let Err(error) = self.write(&outputs, positions, until) {
-            return Err(self.aborted(error, begun));
+        let written = self.write(&outputs, positions, until);
+        let ended = match written {
+            Ok(()) => self.end(begun, until),
+            Err(error) => Err(self.aborted(error, begun)),
+        };
+        if let Err(error) = &ended {
+            warn!(
+                "committing after {} ms: {error}",
+                begun.elapsed().as_millis()
+            );
         }
-        self.end(begun, until)?;
+        ended?;
+        self.replaced_times = 0;
         Ok(self.producer.context().ends())
     }
 
@@ -587,8 +628,13 @@ pub(super) fn record_of(message: &impl Message) -> Record {
     }
 }
 
-/// A member of the group.
-fn member(client: &Client, worker: &str) -> Result<BaseConsumer<Member>, LogError> {
+/// A member of the group, which consumes these inboxes.
+fn member(
+    client: &Client,
+    worker: &str,
+    names: &Names,
+    inboxes: &[Topic],
+) -> Result<BaseConsumer<Member>, LogError> {
     let settings = &client.settings;
     let session = settings.session_timeout_ms;
     let mut config = client.config();
@@ -606,9 +652,20 @@ fn member(client: &Client, worker: &str) -> Result<BaseConsumer<Member>, LogErro
         .set("check.crcs", "true");
     let ahead = settings.fetch_ahead_kib;
     config.set("queued.max.messages.kbytes", ahead.to_string());
-    config
-        .create_with_context(Member::default())
-        .map_err(|error| failed(format!("joining group {}", settings.group), error))
+    let topics: Vec<&str> = inboxes.iter().map(|&topic| names.of(topic)).collect();
+    let joined = config.create_with_context(Member::default());
+    joined
+        .and_then(|consumer: BaseConsumer<Member>| {
+            consumer.subscribe(&topics)?;
+            Ok(consumer)
+        })
+        .map_err(|error| {
+            let topics = topics.join(", ");
+            failed(
+                format!("joining group {} for {topics}", settings.group),
+                error,
+            )
+        })
 }
 
 /// The transactional id of a worker's name.
@@ -692,6 +749,9 @@ fn failed(attempt: impl std::fmt::Display, error: impl std::fmt::Display) -> Log
 fn of_reader(error: KafkaError) -> LogError {
     LogError::Failed(error.0)
 }
+
+/// How often in a row, without a commit between, a member may be taken for replaced.
+const REPLACED_MAX: u32 = 3;
 
 /// How long one question may take, before it is asked again.
 const ASK: Duration = Duration::from_secs(5);
