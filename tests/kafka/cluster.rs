@@ -313,6 +313,13 @@ impl Fleet {
         }
     }
 
+    /// A fleet of which one node is ill from the beginning on.
+    pub fn ill(seed: u64) -> Self {
+        let mut fleet = Fleet::new(seed);
+        fleet.ill_until[0] = i64::MAX;
+        fleet
+    }
+
     /// One reading of each node.
     pub fn round(&mut self) -> Vec<Sample> {
         self.round += 1;

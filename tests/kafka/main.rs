@@ -5,6 +5,7 @@ mod broken;
 mod broker;
 mod cluster;
 mod crashes;
+mod kcat;
 #[path = "../processes/process.rs"]
 mod process;
 mod proxy;
