@@ -60,14 +60,16 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let proposal = Proposal::of(told, &title)?;
     let (form, now) = (&settings.formats, kafka::now());
     let formats = Foreign::open(form, &settings.log.prefix, &settings.log.dir, now)?;
-    let mut worker = start_worker(
-        client.clone(),
-        rows.clone(),
-        worker_name.clone(),
-        (proposal, formats),
-        told,
-        pulse.clone(),
-    );
+    let begin = Begin {
+        client: client.clone(),
+        title: title.clone(),
+        rows: rows.clone(),
+        name: worker_name.clone(),
+        proposal,
+        formats,
+    };
+    let (all, names) = (settings.clone(), told.stages());
+    let mut worker = Working::start(move || begin.worker(&all, &names), pulse.clone());
     // After the worker: it decides what one that was killed left open, which this waits for.
     let handle = KafkaHandle::new(&client, title.clone(), Held(rows.clone(), title.partitions))?;
     rows.announce(&format!("http://{}", bound.address))?;
@@ -117,6 +119,24 @@ fn opened(client: &Client, settings: &Settings) -> anyhow::Result<Title> {
     Ok(title)
 }
 
+/// Keys lie where they did when the log was opened.
+fn ensure_partitions(log: &mut KafkaLog, title: &Title) -> Result<(), Stop> {
+    for topic in Topic::ALL {
+        let counted = log.partitions(topic)?;
+        if counted != title.partitions {
+            return Err(Stop::Log(LogError::Failed(format!(
+                "starting on {}{}: it has {counted} partitions, the log was opened with {}; keys \
+                 have moved between them, and with them the nodes' order: take the added ones \
+                 away, or begin a new log",
+                title.prefix,
+                topic.name(),
+                title.partitions
+            ))));
+        }
+    }
+    Ok(())
+}
+
 fn our_stages() -> Vec<Stage> {
     let stage = |spec: Rc<crate::runtime::StageSpec>| Stage {
         name: spec.name,
@@ -126,29 +146,31 @@ fn our_stages() -> Vec<Stage> {
     topology::stages().into_iter().map(stage).collect()
 }
 
-fn start_worker(
+/// What a worker is made of, on its own thread.
+struct Begin {
     client: Client,
+    title: Title,
     rows: Stages,
     name: String,
-    (proposal, formats): (Option<Proposal>, Foreign),
-    told: &Told<'_>,
-    pulse: Arc<Pulse>,
-) -> Working {
-    let (settings, names) = (told.settings().clone(), told.stages());
-    let make = move || {
-        let stages = stages_of(&names, &settings.work);
+    proposal: Option<Proposal>,
+    formats: Foreign,
+}
+
+impl Begin {
+    fn worker(self, settings: &Settings, names: &[&str]) -> Result<Worker, Stop> {
+        let stages = stages_of(names, &settings.work);
         let inboxes: Vec<Topic> = stages.iter().map(|stage| stage.inbox).collect();
-        let source = source_of(&settings);
-        let mut log = KafkaLog::connect(&client, &name, &inboxes, source, Box::new(formats))?;
-        if let Some(proposal) = proposal {
+        let (source, formats) = (source_of(settings), Box::new(self.formats));
+        let mut log = KafkaLog::connect(&self.client, &self.name, &inboxes, source, formats)?;
+        ensure_partitions(&mut log, &self.title)?;
+        if let Some(proposal) = self.proposal {
             proposal.make(&mut log)?;
         }
         // A transaction costs the brokers several requests: what is urgent waits this long for more.
-        let config = worker_config(&settings, Span(settings.kafka.flush_gap_ms));
-        let stores = Rc::new(rows);
-        Worker::new(Box::new(log), stores, Monotonic::new(), stages, config)
-    };
-    Working::start(make, pulse)
+        let config = worker_config(settings, Span(settings.kafka.flush_gap_ms));
+        let rows = Rc::new(self.rows);
+        Worker::new(Box::new(log), rows, Monotonic::new(), stages, config)
+    }
 }
 
 /// This processor's name: as configured, else drawn once and kept in the folder.
