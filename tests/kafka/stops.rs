@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::broker;
 use crate::cluster::{Cluster, Fleet, config};
-use crate::process::Home;
+use crate::process::{Home, until};
 
 /// A loop that has decided something, at rest.
 fn at_rest(address: &str, name: &str) -> (Cluster, Home) {
@@ -26,9 +26,19 @@ fn at_rest(address: &str, name: &str) -> (Cluster, Home) {
 
 /// The processor ends with 2 and says these words.
 fn stops_saying(home: &Home, words: &[&str]) {
-    let output = home.ask(&["run", "--listen", "127.0.0.1:0"]);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{said}");
+    let log = home.0.join("stopped");
+    let mut child = home
+        .command(&["run", "--listen", "127.0.0.1:0"])
+        .stderr(std::fs::File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut status = None;
+    until(Duration::from_secs(60), "it stops", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    let said = std::fs::read_to_string(log).unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(2), "{said}");
     for word in words {
         assert!(said.contains(word), "{word:?} in: {said}");
     }
@@ -68,7 +78,7 @@ fn positions_that_expired() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    crate::process::until(Duration::from_secs(60), "the group is forgotten", || {
+    until(Duration::from_secs(60), "the group is forgotten", || {
         let done = runtime.block_on(admin.delete_groups(&[&group], &AdminOptions::new()));
         done.is_ok_and(|results| results.iter().all(Result::is_ok))
     });
