@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use homeostat::agent::AgentError;
 use homeostat::agent::client::{Client, ClientError, Server};
+use homeostat::agent::{AgentError, Way};
 use homeostat::config::settings::{AgentSettings, ExecutorKind};
 use homeostat::model::{
     Action, Cause, Directive, Healing, MeshId, NodeId, PolicyId, Route, Scaling, Time,
@@ -65,7 +65,12 @@ impl Agent {
         let settings = settings.clone();
         let (server, dir) = (Server::Socket(scratch.socket()), scratch.path("data"));
         let thread = std::thread::spawn(move || {
-            runtime().block_on(homeostat::agent::run(&settings, server, &dir, told))
+            runtime().block_on(homeostat::agent::run(
+                &settings,
+                Way::Door(server),
+                &dir,
+                told,
+            ))
         });
         Agent { stop, thread }
     }
