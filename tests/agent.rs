@@ -579,7 +579,10 @@ fn the_command_says_what_it_cannot_do() {
         assert!(error.contains(words), "{args:?}: {error}");
     };
     check(&[], "--server");
-    check(&["--brokers", "k:9092"], "Kafka is not there yet");
+    check(
+        &["--server", "/s", "--brokers", "k:9092"],
+        "cannot be used with",
+    );
     check(&["--server", "https://h:1"], "https is not there yet");
     check(&["--server", "http://h"], "expected http://HOST:PORT");
     check(

@@ -33,7 +33,7 @@ impl Site {
     /// Without topics.
     fn bare(brokers: &str, name: &str) -> Site {
         let prefix = broker::prefix(name);
-        let dir = std::env::temp_dir().join(format!("homeostat-kafka-agent-{prefix}"));
+        let dir = std::env::temp_dir().join(format!("homeostat-on-kafka-{prefix}"));
         let _ = fs::remove_dir_all(&dir);
         fs::create_dir_all(&dir).unwrap();
         Site {

@@ -159,7 +159,7 @@ impl Brokers {
             tell,
         };
         let alive = "the sending thread lives as long as this";
-        self.reports.send(report).ok().expect(alive);
+        self.reports.send(report).expect(alive);
         let sent = told.await.expect(alive);
         if let Sent::Taken(appended) = sent {
             self.time.send_replace(Some(LogTime::of(appended)));

@@ -7,8 +7,8 @@
 //! - Obeying: `obeying.rs` follows the directives; `journal.rs` remembers, `executor.rs` acts.
 //!
 //! The loop is reached at a door or on brokers ([`Way`]): [`client`] speaks HTTP with the door,
-//! `brokers.rs` hands over to Kafka's threads. [`survey`] says what this host measures, and why not the
-//! rest.
+//! `brokers.rs` hands over to Kafka's threads. [`survey`] says what this host measures, and why not
+//! the rest.
 //!
 //! What a crash loses: at most the sample under way. No order is begun twice, no outcome is lost:
 //! see [`crate::execute`].

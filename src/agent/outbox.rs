@@ -2,8 +2,9 @@
 //! answered.
 //!
 //! A batch leaves the buffer after the answer, whatever the door took of it: a line that it rejects
-//! would be rejected again. The brokers take all or nothing is known. While nobody answers, or the door asks to wait, the next try comes
-//! later and later, at most 30 s (or what the door asked for, at most 300 s).
+//! would be rejected again. The brokers take all, or nothing is known. While nobody answers, or the
+//! door asks to wait, the next try comes later and later, at most 30 s (or what the door asked for,
+//! at most 300 s).
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;

@@ -9,7 +9,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
-use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
 use tracing::{debug, warn};
@@ -52,7 +52,7 @@ impl NodeReports {
             .set("acks", "all")
             .set("linger.ms", LINGER_MS)
             .set("delivery.timeout.ms", answer.as_millis().to_string())
-            .create_with_context(Answers::default())
+            .create_with_context(Answers)
             .map_err(|error| KafkaError::of("setting up a producer", error))?;
         Ok(NodeReports {
             topic: client.topic_name(Topic::Metrics),
@@ -80,7 +80,7 @@ impl NodeReports {
         let answered = Arc::new(Mutex::new(Answered::default()));
         let until = Instant::now() + self.answer + GRACE;
         for text in texts {
-            let content = rdkafka::message::Header {
+            let content = Header {
                 key: "content-type",
                 value: Some("application/json"),
             };
@@ -152,7 +152,6 @@ fn lock(answered: &Mutex<Answered>) -> MutexGuard<'_, Answered> {
 }
 
 /// The context of the producer.
-#[derive(Default)]
 struct Answers;
 
 impl ClientContext for Answers {
