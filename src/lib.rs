@@ -46,6 +46,8 @@
 //! - A log that grows, was trimmed or is held by another process reads the same:
 //!   `tests/reading.rs`.
 //! - A log on Kafka is opened once, under one id, whoever opens it: `tests/kafka_topics.rs`.
+//! - An agent on Kafka loses no report and begins no order twice, whichever of the two is killed:
+//!   `tests/kafka_agent.rs`.
 //! - A log on brokers is read by every command and at every door as it stands there, partitions as
 //!   one, and who comes back to follow misses nothing: `tests/kafka_reading.rs`.
 //! - The rooms know only whom they may know, and the pure ones touch nothing: `tests/tidy.rs`.

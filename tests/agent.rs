@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use homeostat::agent::AgentError;
 use homeostat::agent::client::{Client, ClientError, Server};
+use homeostat::agent::{AgentError, Way};
 use homeostat::config::settings::{AgentSettings, ExecutorKind};
 use homeostat::model::{
     Action, Cause, Directive, Healing, MeshId, NodeId, PolicyId, Route, Scaling, Time,
@@ -65,7 +65,12 @@ impl Agent {
         let settings = settings.clone();
         let (server, dir) = (Server::Socket(scratch.socket()), scratch.path("data"));
         let thread = std::thread::spawn(move || {
-            runtime().block_on(homeostat::agent::run(&settings, server, &dir, told))
+            runtime().block_on(homeostat::agent::run(
+                &settings,
+                Way::Door(server),
+                &dir,
+                told,
+            ))
         });
         Agent { stop, thread }
     }
@@ -574,7 +579,10 @@ fn the_command_says_what_it_cannot_do() {
         assert!(error.contains(words), "{args:?}: {error}");
     };
     check(&[], "--server");
-    check(&["--brokers", "k:9092"], "Kafka is not there yet");
+    check(
+        &["--server", "/s", "--brokers", "k:9092"],
+        "cannot be used with",
+    );
     check(&["--server", "https://h:1"], "https is not there yet");
     check(&["--server", "http://h"], "expected http://HOST:PORT");
     check(

@@ -64,7 +64,10 @@ const ARROWS: [(&str, &[&str]); 21] = [
         "registry",
         &["model", "stream", "wire", "runtime", "config"],
     ),
-    ("agent", &["model", "execute", "wire", "config"]),
+    (
+        "agent",
+        &["model", "stream", "execute", "wire", "config", "kafka"],
+    ),
     (
         "web",
         &[

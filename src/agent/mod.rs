@@ -6,8 +6,9 @@
 //! - Sending: `buffer.rs` keeps what is not sent yet, `outbox.rs` sends it.
 //! - Obeying: `obeying.rs` follows the directives; `journal.rs` remembers, `executor.rs` acts.
 //!
-//! [`client`] speaks HTTP with the door; [`survey`] says what this host measures, and why not the
-//! rest.
+//! The loop is reached at a door or on brokers ([`Way`]): [`client`] speaks HTTP with the door,
+//! `brokers.rs` hands over to Kafka's threads. [`survey`] says what this host measures, and why not
+//! the rest.
 //!
 //! What a crash loses: at most the sample under way. No order is begun twice, no outcome is lost:
 //! see [`crate::execute`].
@@ -21,8 +22,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::settings::AgentSettings;
+use crate::kafka;
 use crate::model::{MeshId, NodeId, NodeKey};
 
+use brokers::Brokers;
 use buffer::Buffer;
 use client::{Client, Server};
 use collect::Collector;
@@ -34,6 +37,7 @@ use sampling::{Sampler, now_ms};
 
 pub use collect::{Missing, Survey, survey};
 
+mod brokers;
 mod buffer;
 mod collect;
 mod executor;
@@ -45,6 +49,20 @@ mod probe;
 mod sampling;
 mod sse;
 
+/// How the loop is reached.
+pub enum Way {
+    /// At the door of a processor.
+    Door(Server),
+    /// On the brokers that have its topics.
+    Brokers(Box<kafka::Client>),
+}
+
+/// The loop, once it can be reached.
+enum Reach {
+    Door(Client),
+    Brokers(Brokers),
+}
+
 /// How long a last try to send may take when the agent is told to stop.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
@@ -54,6 +72,9 @@ pub enum AgentError {
     /// A setting that it cannot start with.
     #[error("starting the agent: {0}")]
     Setting(String),
+    /// What it needs is not on the brokers.
+    #[error("starting the agent: {0}")]
+    Topics(String),
     /// One agent per folder.
     #[error(
         "taking hold of {}: {holder} has it (stop it, or give this agent a folder of its own)",
@@ -87,16 +108,16 @@ pub enum AgentError {
     },
 }
 
-/// Runs an agent for this host over the door at `server`, with what it remembers in `dir`, until
-/// `stop` is true. To be driven on one thread; what is under way when it is told to stop ends
-/// first, within seconds.
+/// Runs an agent for this host, with what it remembers in `dir`, until `stop` is true. To be driven
+/// on one thread; what is under way when it is told to stop ends first, within seconds.
 ///
 /// # Errors
 /// A setting it cannot start with, a folder that another agent holds, or a disk that does not take
-/// what must be remembered. An unreachable door is none: it is waited for.
+/// what must be remembered; or brokers without the topics. That nobody answers is none: it is
+/// waited for.
 pub async fn run(
     settings: &AgentSettings,
-    server: Server,
+    way: Way,
     dir: &Path,
     stop: watch::Receiver<bool>,
 ) -> Result<(), AgentError> {
@@ -110,20 +131,49 @@ pub async fn run(
     let boot = folder.next_boot(now_ms())?;
     let buffer = Buffer::open(&folder.path("buffer"), settings.buffer_kib << 10)?;
     let outbox = Outbox::new(buffer);
-    let client = Client::new(server, Duration::from_secs(settings.request_timeout_s));
+    let answer = Duration::from_secs(settings.request_timeout_s);
+    let (reach, whom) = match way {
+        Way::Door(server) => {
+            let whom = server.to_string();
+            (Reach::Door(Client::new(server, answer)), whom)
+        }
+        Way::Brokers(client) => {
+            let whom = client.brokers().to_owned();
+            (Reach::Brokers(Brokers::new(*client, &node, answer)), whom)
+        }
+    };
     let (interval_s, told) = watch::channel(settings.interval_s);
     let hands = Hands::new(settings, interval_s.clone(), stop.clone());
-    let obeyer = Obeyer::new(&client, &folder, &node, &outbox, hands, interval_s)?;
+    let obeyer = Obeyer::new(&reach, &folder, &node, &outbox, hands, interval_s)?;
     let collector = Collector::new(settings, boot)?;
     let sampler = Sampler::new(&node, &outbox, collector, boot);
-    let mut sender = Sender::new(&client, &outbox, boot);
-    tracing::info!(%node, server = %client.server(), boot, "the agent runs");
+    let sender = Sender::new(&reach, &outbox, boot);
+    tracing::info!(%node, server = whom, boot, "the agent runs");
+    let ended = work(obeyer, sampler, sender, boot, (told, stop)).await;
+    tracing::info!(not_sent = outbox.left(), "the agent ends");
+    if let Reach::Brokers(brokers) = reach {
+        brokers.close(FLUSH_MAX).await;
+    }
+    ended
+}
 
+/// The three tasks, until it is told to stop.
+async fn work(
+    obeyer: Obeyer<'_>,
+    sampler: Sampler<'_>,
+    mut sender: Sender<'_>,
+    boot: i64,
+    (told, stop): (watch::Receiver<f64>, watch::Receiver<bool>),
+) -> Result<(), AgentError> {
     let (finish, finishing) = watch::channel(false);
     let working = async {
         let obeying = obeyer.run(boot, stop.clone());
-        let (obeyed, ()) = tokio::join!(obeying, sampler.run(told, stop.clone()));
-        obeyed
+        let sampling = async {
+            sampler.run(told, stop.clone()).await;
+            Ok(())
+        };
+        // Who cannot obey must not go on as if it could.
+        tokio::try_join!(obeying, sampling).map(|_| ())
     };
     // It goes on when the others have ended: what it is sending then is not sent again.
     let sending = sender.run(finishing);
@@ -136,7 +186,6 @@ pub async fn run(
     if let Ok(sent) = timeout(FLUSH_MAX, sending).await {
         sent?;
     }
-    tracing::info!(not_sent = outbox.left(), "the agent ends");
     Ok(())
 }
 

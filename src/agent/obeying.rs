@@ -1,4 +1,4 @@
-//! Obeying: directives are followed at the door and done once each.
+//! Obeying: directives are followed at the door, or on the brokers, and done once each.
 //!
 //! The rule and the order of its durable steps is [`crate::execute`]'s; here are the door, the
 //! journal and the hands.
@@ -8,6 +8,9 @@
 //! - An event counts as seen (its id is what the next connection resumes behind) when its outcome
 //!   is in the buffer. A start begins without an id, a longest ttl back, and reports once more what
 //!   the journal holds: a crash between the journal and the buffer loses no outcome.
+//!
+//! On the brokers nobody is asked: the log is the one that the order names (only Plan may write
+//! there), the time that of `brokers.rs`, and what comes next is a record's offset.
 
 use std::time::Duration;
 
@@ -16,15 +19,18 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::brokers::{Brokers, News, Order};
 use super::client::{Client, SseEvent, beginning, quote};
 use super::executor::{Hands, sample_every};
 use super::folder::Folder;
 use super::journal::Journal;
 use super::outbox::{Backoff, Link, Outbox};
-use super::{AgentError, stopped};
+use super::{AgentError, Reach, stopped};
 use crate::execute::{Admission, Answer, Progress, obey, settle};
 use crate::model::{Action, Directive, NodeKey, Outcome, OutcomeResult, Time};
+use crate::stream::Topic;
 use crate::wire;
+use crate::wire::leaving::own_form;
 
 /// For how long it is believed what the door said of its log.
 const LEARNED_LASTS: Duration = Duration::from_secs(1);
@@ -34,7 +40,7 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 
 /// Follows and does directives.
 pub(super) struct Obeyer<'a> {
-    client: &'a Client,
+    reach: &'a Reach,
     folder: &'a Folder,
     node: &'a NodeKey,
     outbox: &'a Outbox,
@@ -62,7 +68,7 @@ struct Memory {
     journal: Journal,
 }
 
-/// What the door says of its log.
+/// What is known of the log.
 #[derive(Clone, Debug)]
 struct Learned {
     log_id: String,
@@ -81,7 +87,7 @@ impl<'a> Obeyer<'a> {
     /// Takes up what the journal of the log that was obeyed last says; `interval_s` then is what it
     /// was told.
     pub(super) fn new(
-        client: &'a Client,
+        reach: &'a Reach,
         folder: &'a Folder,
         node: &'a NodeKey,
         outbox: &'a Outbox,
@@ -90,7 +96,7 @@ impl<'a> Obeyer<'a> {
     ) -> Result<Obeyer<'a>, AgentError> {
         let own_interval_s = *interval_s.borrow();
         let mut obeyer = Obeyer {
-            client,
+            reach,
             folder,
             node,
             outbox,
@@ -121,7 +127,11 @@ impl<'a> Obeyer<'a> {
         let mut link = Link::new("following directives");
         loop {
             let began = Instant::now();
-            match self.follow(&mut stop, &mut link).await? {
+            let ended = match self.reach {
+                Reach::Door(client) => self.follow(client, &mut stop, &mut link).await?,
+                Reach::Brokers(brokers) => return self.heed(brokers, stop, link).await,
+            };
+            match ended {
                 Ended::Stopped => return Ok(()),
                 Ended::Lost(why) => link.lost(&why),
             }
@@ -138,12 +148,13 @@ impl<'a> Obeyer<'a> {
     /// One connection: learns the log, settles, follows.
     async fn follow(
         &mut self,
+        client: &Client,
         stop: &mut watch::Receiver<bool>,
         link: &mut Link,
     ) -> Result<Ended, AgentError> {
         self.learned = None;
         let learned = tokio::select! {
-            learned = self.learn() => learned,
+            learned = self.learn(client) => learned,
             () = stopped(stop) => return Ok(Ended::Stopped),
         };
         let learned = match learned {
@@ -153,7 +164,7 @@ impl<'a> Obeyer<'a> {
         self.adopt(learned).await?;
         let path = self.path();
         let following = tokio::select! {
-            events = self.client.follow(&path, self.last_event_id.as_deref()) => events,
+            events = client.follow(&path, self.last_event_id.as_deref()) => events,
             () = stopped(stop) => return Ok(Ended::Stopped),
         };
         let mut events = match following {
@@ -167,7 +178,7 @@ impl<'a> Obeyer<'a> {
                 () = stopped(stop) => return Ok(Ended::Stopped),
             };
             let ended = match event {
-                Ok(Some(event)) => self.take(event, stop).await?,
+                Ok(Some(event)) => self.take(client, event, stop).await?,
                 Ok(None) => Some(Ended::Lost("the door ended the stream".to_owned())),
                 Err(error) => Some(Ended::Lost(error.to_string())),
             };
@@ -191,7 +202,7 @@ impl<'a> Obeyer<'a> {
     }
 
     /// Asks the door for its log and its time, unless it said so a moment ago.
-    async fn learn(&mut self) -> Result<Learned, String> {
+    async fn learn(&mut self, client: &Client) -> Result<Learned, String> {
         #[derive(Deserialize)]
         struct LogForm {
             log_id: String,
@@ -203,10 +214,10 @@ impl<'a> Obeyer<'a> {
         {
             return Ok(learned.clone());
         }
-        let asked = self.client.send("GET", "/v1/log", "", Vec::new()).await;
+        let asked = client.send("GET", "/v1/log", "", Vec::new()).await;
         let answer = asked.map_err(|error| error.to_string())?;
         let wrong = |words: &str| {
-            let server = self.client.server();
+            let server = client.server();
             format!(
                 "GET /v1/log on {server}: answered {}: {words}",
                 answer.status
@@ -240,7 +251,7 @@ impl<'a> Obeyer<'a> {
                 tracing::warn!(
                     old,
                     new,
-                    "the door has another log: what the old one ordered is set aside, and counts \
+                    "there is another log: what the old one ordered is set aside, and counts \
                      again only if that log comes back"
                 );
             }
@@ -291,6 +302,7 @@ impl<'a> Obeyer<'a> {
     /// again.
     async fn take(
         &mut self,
+        client: &Client,
         event: SseEvent,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Option<Ended>, AgentError> {
@@ -303,7 +315,7 @@ impl<'a> Obeyer<'a> {
             ),
             Ok(directive) => {
                 let learned = tokio::select! {
-                    learned = self.learn() => learned,
+                    learned = self.learn(client) => learned,
                     () = stopped(stop) => return Ok(Some(Ended::Stopped)),
                 };
                 let learned = match learned {
@@ -322,6 +334,63 @@ impl<'a> Obeyer<'a> {
             self.last_event_id = Some(event.id);
         }
         Ok(None)
+    }
+
+    /// Obeys what comes from the brokers, until it is told to stop.
+    async fn heed(
+        &mut self,
+        brokers: &Brokers,
+        mut stop: watch::Receiver<bool>,
+        mut link: Link,
+    ) -> Result<(), AgentError> {
+        let mut news = brokers.news();
+        let mut timed = false;
+        loop {
+            let said = tokio::select! {
+                () = stopped(&mut stop) => return Ok(()),
+                () = brokers.timed(), if !timed => None,
+                said = news.recv() => said,
+            };
+            match said {
+                None => {
+                    assert!(!timed, "the reading thread lives as long as the brokers");
+                    timed = true;
+                    if let Some(log_id) = self.log.as_ref().map(|log| log.id.clone()) {
+                        let now = brokers.now();
+                        self.adopt(Learned { log_id, now }).await?;
+                    }
+                    brokers.follow();
+                }
+                Some(News::Open) => link.found(),
+                Some(News::Lost(why)) => link.lost(&why),
+                Some(News::Missing(what)) => return Err(AgentError::Topics(what)),
+                Some(News::Order(order)) => {
+                    link.found();
+                    self.heed_one(brokers, &order).await?;
+                }
+            }
+        }
+    }
+
+    /// Judges and does one record's directive, if it is for this node.
+    async fn heed_one(&mut self, brokers: &Brokers, order: &Order) -> Result<(), AgentError> {
+        let own = own_form(Topic::Directives, &order.value, &order.headers);
+        let directive = match own.and_then(|own| wire::json::decode_directive(&own)) {
+            Ok(directive) => directive,
+            Err(reject) => {
+                let offset = order.offset;
+                tracing::warn!(offset, "passed over: {}: {}", reject.reason, reject.detail);
+                return Ok(());
+            }
+        };
+        if directive.mesh != self.node.mesh || directive.node != self.node.node {
+            return Ok(());
+        }
+        let log_id = directive.log_id.clone();
+        let now = brokers.now().max(order.appended);
+        self.adopt(Learned { log_id, now }).await?;
+        let now = now.unwrap_or(directive.issued_at);
+        self.obey(directive, now).await
     }
 
     async fn obey(&mut self, directive: Directive, now: Time) -> Result<(), AgentError> {

@@ -1,8 +1,10 @@
-//! Sending: what waits in the buffer goes to the door, oldest first, until it is answered.
+//! Sending: what waits in the buffer goes to the door or the brokers, oldest first, until it is
+//! answered.
 //!
 //! A batch leaves the buffer after the answer, whatever the door took of it: a line that it rejects
-//! would be rejected again. While nobody answers, or the door asks to wait, the next try comes
-//! later and later, at most 30 s (or what the door asked for, at most 300 s).
+//! would be rejected again. The brokers take all, or nothing is known. While nobody answers, or the
+//! door asks to wait, the next try comes later and later, at most 30 s (or what the door asked for,
+//! at most 300 s).
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -13,7 +15,8 @@ use tokio::time::sleep;
 
 use super::buffer::{BATCH_BYTES_MAX, Batch, Buffer, Lane};
 use super::client::{Answer, Client, beginning};
-use super::{AgentError, stopped};
+use super::{AgentError, Reach, stopped};
+use crate::kafka;
 use crate::model::Outcome;
 
 /// What is to be sent; filled by the sampling and the obeying, emptied by the sending.
@@ -68,11 +71,24 @@ impl Outbox {
 
 /// Empties the outbox.
 pub(super) struct Sender<'a> {
-    client: &'a Client,
+    reach: &'a Reach,
     outbox: &'a Outbox,
     backoff: Backoff,
     link: Link,
     batch_max: u64,
+}
+
+/// What was answered to a batch.
+enum Verdict {
+    /// It is there, or will never be.
+    Over,
+    /// It is too large.
+    TooLarge(String),
+    /// It is to come again.
+    Later {
+        why: String,
+        after: Option<Duration>,
+    },
 }
 
 /// What came of one batch.
@@ -90,9 +106,9 @@ enum Sent {
 
 impl<'a> Sender<'a> {
     /// `seed` tells this agent's tries from those of others that lost the same door.
-    pub(super) fn new(client: &'a Client, outbox: &'a Outbox, seed: i64) -> Sender<'a> {
+    pub(super) fn new(reach: &'a Reach, outbox: &'a Outbox, seed: i64) -> Sender<'a> {
         Sender {
-            client,
+            reach,
             outbox,
             backoff: Backoff::new(seed),
             link: Link::new("sending"),
@@ -140,51 +156,75 @@ impl<'a> Sender<'a> {
         let Some(batch) = oldest else {
             return Ok(Sent::All);
         };
-        let path = match batch.lane {
-            Lane::Outcomes => "/v1/outcomes",
-            Lane::Samples => "/v1/metrics",
+        let verdict = match self.reach {
+            Reach::Door(client) => post(client, &batch).await,
+            Reach::Brokers(brokers) => match brokers.send(&batch).await {
+                kafka::Sent::Taken(_) => Verdict::Over,
+                kafka::Sent::TooLarge(why) => Verdict::TooLarge(why),
+                kafka::Sent::Unknown(why) => Verdict::Later { why, after: None },
+            },
         };
-        let sending = self.client.send("POST", path, NDJSON, batch.bytes.clone());
-        let answer = match sending.await {
-            Ok(answer) => answer,
-            Err(error) => {
-                return Ok(Sent::Later {
-                    why: error.to_string(),
-                    after: None,
-                });
-            }
-        };
-        self.settle(&batch, path, &answer)
+        self.settle(&batch, verdict)
     }
 
-    /// What an answer means for a batch.
-    fn settle(&mut self, batch: &Batch, path: &str, answer: &Answer) -> Result<Sent, AgentError> {
-        match answer.status {
-            200..=299 => say_rejected(batch, path, &answer.body),
-            413 if batch.lines() > 1 => {
+    /// What a verdict means for a batch.
+    fn settle(&mut self, batch: &Batch, verdict: Verdict) -> Result<Sent, AgentError> {
+        match verdict {
+            Verdict::Over => {}
+            Verdict::TooLarge(_) if batch.lines() > 1 => {
                 self.batch_max = (batch.bytes.len() as u64 / 2).max(1);
                 return Ok(Sent::One);
             }
-            status @ (400 | 413 | 422) => {
-                let (lines, words) = (batch.lines(), beginning(&answer.body));
-                tracing::warn!(lines, "{path} answered {status}, dropped: {words}");
-            }
-            status => {
-                let server = self.client.server();
-                let words = beginning(&answer.body);
-                return Ok(Sent::Later {
-                    why: format!("POST {path} on {server}: answered {status}: {words}"),
-                    after: answer
-                        .retry_after_s
-                        .map(|s| Duration::from_secs(s.min(300))),
-                });
-            }
+            Verdict::TooLarge(why) => tracing::warn!("too large, dropped: {why}"),
+            Verdict::Later { why, after } => return Ok(Sent::Later { why, after }),
         }
         self.backoff.reset();
         self.link.found();
         self.batch_max = (self.batch_max * 2).min(BATCH_BYTES_MAX);
         self.outbox.buffer.borrow_mut().sent(batch)?;
         Ok(Sent::One)
+    }
+}
+
+/// Sends a batch to the door.
+async fn post(client: &Client, batch: &Batch) -> Verdict {
+    let path = match batch.lane {
+        Lane::Outcomes => "/v1/outcomes",
+        Lane::Samples => "/v1/metrics",
+    };
+    let sending = client.send("POST", path, NDJSON, batch.bytes.clone());
+    match sending.await {
+        Ok(answer) => judge(client, batch, path, &answer),
+        Err(error) => Verdict::Later {
+            why: error.to_string(),
+            after: None,
+        },
+    }
+}
+
+/// What the door's answer means.
+fn judge(client: &Client, batch: &Batch, path: &str, answer: &Answer) -> Verdict {
+    let words = beginning(&answer.body);
+    match answer.status {
+        200..=299 => {
+            say_rejected(batch, path, &answer.body);
+            Verdict::Over
+        }
+        413 => Verdict::TooLarge(format!("{path} answered 413: {words}")),
+        status @ (400 | 422) => {
+            let lines = batch.lines();
+            tracing::warn!(lines, "{path} answered {status}, dropped: {words}");
+            Verdict::Over
+        }
+        status => Verdict::Later {
+            why: format!(
+                "POST {path} on {}: answered {status}: {words}",
+                client.server()
+            ),
+            after: answer
+                .retry_after_s
+                .map(|s| Duration::from_secs(s.min(300))),
+        },
     }
 }
 
@@ -284,18 +324,19 @@ mod tests {
             outbox.sample(&format!("{{\"seq\":{seq}}}"));
         }
         let client = Client::new(Server::Socket("nobody".into()), Duration::from_secs(1));
-        let mut sender = Sender::new(&client, &outbox, 7);
+        let reach = Reach::Door(client.clone());
+        let mut sender = Sender::new(&reach, &outbox, 7);
         for (status, body) in answers {
             let oldest = outbox.buffer.borrow_mut().oldest(sender.batch_max).unwrap();
+            let batch = oldest.unwrap();
             let answer = Answer {
                 status: *status,
                 date: None,
                 retry_after_s: Some(1000),
                 body: body.as_bytes().to_vec(),
             };
-            let sent = sender
-                .settle(&oldest.unwrap(), "/v1/metrics", &answer)
-                .unwrap();
+            let verdict = judge(&client, &batch, "/v1/metrics", &answer);
+            let sent = sender.settle(&batch, verdict).unwrap();
             if let Sent::Later { why, after } = sent {
                 assert!(why.contains(&status.to_string()), "{why}");
                 assert_eq!(after, Some(Duration::from_secs(300)), "a bound");

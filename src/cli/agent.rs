@@ -1,4 +1,4 @@
-//! `homeostat agent`: a node's side, over the door of a processor elsewhere.
+//! `homeostat agent`: a node's side, over the door of a processor elsewhere or over Kafka.
 
 use std::process::ExitCode;
 
@@ -7,9 +7,10 @@ use clap::ValueEnum;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::agent;
 use crate::agent::client::Server;
+use crate::agent::{self, Way};
 use crate::config::Config;
+use crate::kafka::Client;
 
 use super::Global;
 
@@ -20,9 +21,9 @@ use super::Global;
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// The door: http://HOST:PORT, or the path of its socket.
-    #[arg(long, value_name = "URL", required_unless_present = "brokers")]
+    #[arg(long, value_name = "URL")]
     server: Option<String>,
-    /// Kafka brokers instead of a door.
+    /// Kafka brokers instead of a door, and of the configuration's.
     #[arg(long, value_name = "HOST:PORT,..", conflicts_with = "server")]
     brokers: Option<String>,
     /// The mesh, instead of the configuration's.
@@ -50,11 +51,18 @@ enum Executor {
 
 pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
     let config = configured(&args, global.config()?)?;
-    let server = match (&args.server, &args.brokers) {
-        (Some(url), _) => Server::parse(url)?,
-        (None, _) => bail!("--brokers: Kafka is not there yet; name a door with --server"),
-    };
     let settings = config.settings();
+    let way = match &args.server {
+        Some(url) => Way::Door(Server::parse(url)?),
+        None if settings.kafka.brokers.is_empty() => bail!(
+            "starting the agent: it is not said where the loop is; name a door with --server, or \
+             brokers with --brokers, HOMEOSTAT_KAFKA_BROKERS or kafka.brokers"
+        ),
+        None => {
+            let client = Client::new(&settings.kafka, &settings.log.prefix)?;
+            Way::Brokers(Box::new(client))
+        }
+    };
     let telemetry = global.telemetry(&settings.telemetry)?;
     let dir = settings.log.dir.join("agent");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -63,7 +71,7 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
         .context("starting the agent: making its runtime")?;
     runtime.block_on(async {
         let (stop, mut hangup) = (stop_on_signal()?, listen(SignalKind::hangup())?);
-        let running = agent::run(&settings.agent, server, &dir, stop);
+        let running = agent::run(&settings.agent, way, &dir, stop);
         tokio::pin!(running);
         loop {
             tokio::select! {
@@ -84,6 +92,9 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// The configuration with what the flags say.
 fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
+    if let Some(brokers) = &args.brokers {
+        config = config.with_flag("--brokers", "kafka.brokers", brokers)?;
+    }
     if let Some(mesh) = &args.mesh {
         config = config.with_flag("--mesh", "agent.mesh", mesh)?;
     }

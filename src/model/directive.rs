@@ -198,6 +198,9 @@ pub struct Directive {
     pub policy_generation: i64,
 }
 
+/// A directive lives three intervals, the longest of which is an hour.
+pub const TTL_MAX: Span = Span::seconds(3 * 3600);
+
 impl Directive {
     /// The first append time at which it may no longer be begun.
     pub fn expires_at(&self) -> Time {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use axum::http::{StatusCode, Uri};
 
-use crate::model::{MeshId, NodeId, Span};
+use crate::model::{MeshId, NodeId, TTL_MAX};
 use crate::runtime::{LogError, Merged, Record, Source, TopicPartition};
 use crate::stream::Topic;
 use crate::topology::places::partitions_for;
@@ -368,9 +368,6 @@ const WORDS: [&str; 7] = [
     "since_ttl",
     "limit",
 ];
-
-/// A directive lives three intervals, the longest of which is an hour.
-const TTL_MAX: Span = Span::seconds(3 * 3600);
 
 /// Records read at a time.
 const RECORDS_AT_A_TIME: usize = 512;

@@ -12,6 +12,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 use tracing::warn;
 
+use crate::agent::Way;
 use crate::agent::client::Server;
 use crate::config::Config;
 use crate::config::settings::Settings;
@@ -171,7 +172,7 @@ fn start_agent(settings: &Settings, socket: &Path, stop: watch::Receiver<bool>) 
             .build();
         let ended = match runtime {
             Ok(runtime) => runtime
-                .block_on(agent::run(&settings, server, &dir, stop))
+                .block_on(agent::run(&settings, Way::Door(server), &dir, stop))
                 .map_err(|error| error.to_string()),
             Err(error) => Err(format!("making its runtime: {error}")),
         };
