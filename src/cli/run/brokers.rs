@@ -24,7 +24,8 @@ use crate::kafka::{self, Client, KafkaHandle, KafkaLog};
 use crate::model::{MeshId, PlanRecord, PolicyChange, Span, Time};
 use crate::rows::{Archive, Stage, Stages};
 use crate::runtime::{
-    HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title, TopicPartition, Worker,
+    Config as WorkerConfig, HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title,
+    TopicPartition, Worker,
 };
 use crate::stream::{Topic, WINDOWS};
 use crate::topology;
@@ -139,7 +140,10 @@ fn start_worker(
             proposal.make(&mut log)?;
         }
         // A transaction costs the brokers several requests: what is urgent waits this long for more.
-        let config = worker_config(&settings, Span(settings.kafka.flush_gap_ms));
+        let config = WorkerConfig {
+            flush_records: settings.kafka.flush_records,
+            ..worker_config(&settings, Span(settings.kafka.flush_gap_ms))
+        };
         let stores = Rc::new(rows);
         Worker::new(Box::new(log), stores, Monotonic::new(), stages, config)
     };
