@@ -1,5 +1,5 @@
-//! `homeostat run`: the processor: a worker and the door, on a log of this machine ([`alone`]) or
-//! of brokers ([`brokers`]).
+//! `homeostat run`: the processor: a worker and the door, on a log of this machine (`alone`) or
+//! of brokers (`brokers`).
 //!
 //! One thread folds and commits (the worker), a few serve the door. They share the log and nothing
 //! else.

@@ -688,6 +688,14 @@ const ROWS: &[Row] = &[
         "later orders, fewer transactions",
     ),
     (
+        "kafka.flush_records",
+        "records",
+        whole(1, 1_000_000),
+        "records folded before a commit is due, in place of `loop.flush_records`: a transaction \
+         costs the brokers several requests a partition",
+        "fewer transactions, more outputs in memory, a longer re-fold after an abort",
+    ),
+    (
         "kafka.patience_s",
         "s",
         whole(1, 86_400),

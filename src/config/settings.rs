@@ -114,6 +114,9 @@ pub struct KafkaSettings {
     /// Shortest gap between commits that something urgent brings on, ms; never less than twice the
     /// last commit took. Default 5.
     pub flush_gap_ms: i64,
+    /// Records folded before a commit is due, in place of `loop.flush_records`: a transaction costs
+    /// the brokers several requests a partition. Default 20,000.
+    pub flush_records: usize,
     /// How long the brokers may be gone, or a record of the log be held up by somebody's open
     /// transaction, before the process ends with 2, s. Default 300.
     pub patience_s: u64,
@@ -544,6 +547,7 @@ impl Default for KafkaSettings {
             session_timeout_ms: 10_000,
             transaction_timeout_ms: 8000,
             flush_gap_ms: 5,
+            flush_records: 20_000,
             patience_s: 300,
             fetch_ahead_kib: 16_384,
             security: Security::default(),

@@ -83,8 +83,8 @@ impl EmbeddedStore {
 impl Store for EmbeddedStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let mut options = ReadOptions::default();
-        // Who asks keeps the row, and a fleet is larger than the cache: to put blocks into it and to
-        // take others out cost more than it ever gave back.
+        // Who asks keeps the row, and a fleet is larger than the cache: to put blocks into it and
+        // to take others out cost more than it ever gave back.
         options.fill_cache(false);
         let family = self.inner.family(STATE);
         let row = self.inner.db.get_cf_opt(family, self.key(key), &options);

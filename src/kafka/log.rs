@@ -156,9 +156,9 @@ impl KafkaLog {
         Ok(())
     }
 
-    /// Joins the group anew, where it took this member for replaced: by another of the same name, or
-    /// by itself, when a broker died between its joining and the answer. Which of both, the next
-    /// commit says: another's producer has fenced this one's.
+    /// Joins the group anew, where it took this member for replaced: by another of the same name,
+    /// or by itself, when a broker died between its joining and the answer. Which of both, the
+    /// next commit says: another's producer has fenced this one's.
     fn rejoin(&mut self, revoked: &mut dyn FnMut(TopicPartition)) -> Result<(), LogError> {
         if !self.replaced {
             return Ok(());
@@ -354,7 +354,8 @@ impl KafkaLog {
                 Err((Native::MessageProduction(Code::QueueFull), unsent))
                     if Instant::now() < until =>
                 {
-                    producer.poll(SERVE);
+                    producer.poll(Duration::ZERO);
+                    std::thread::park_timeout(SERVE);
                     record = unsent;
                 }
                 Err((error, _)) => return Err(error),
@@ -437,7 +438,7 @@ impl Log for KafkaLog {
             let more_to_tell = !polled.records.is_empty() || !polled.assigned.is_empty();
             let patience = match more_to_tell {
                 true => Duration::ZERO,
-                false => left(until).min(SLICE),
+                false => whole(left(until)).min(SLICE),
             };
             match self.next(patience)? {
                 Some((of, record)) => self.enter(of, record, &mut polled)?,
@@ -649,6 +650,7 @@ fn member(
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", "read_committed")
+        .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS)
         .set("check.crcs", "true");
     let ahead = settings.fetch_ahead_kib;
     config.set("queued.max.messages.kbytes", ahead.to_string());
@@ -687,6 +689,10 @@ pub(super) fn transactional(
         .set("transaction.timeout.ms", &timeout)
         .set("delivery.timeout.ms", &timeout)
         .set("linger.ms", "0");
+    if config.get("compression.type").is_none() {
+        // Every client knows it, and the brokers have less to write and to hand out.
+        config.set("compression.type", "lz4");
+    }
     let producer: BaseProducer<Deliveries> = config
         .create_with_context(Deliveries::default())
         .map_err(|error| failed(&attempt, error))?;
@@ -718,18 +724,24 @@ fn idempotent(client: &Client) -> Result<BaseProducer<Deliveries>, Native> {
 /// Waits until everything that was sent is answered.
 pub(super) fn settle(producer: &BaseProducer<Deliveries>, until: Instant) -> Result<(), Native> {
     // librdkafka would do this inside of its commit, in steps of 100 ms.
-    while producer.in_flight_count() > 0 {
-        producer.poll(SERVE);
+    let mut before = 0;
+    loop {
+        let open = producer.in_flight_count();
         if let Some(error) = producer.context().failure() {
             return Err(error);
+        }
+        if open == 0 {
+            return Ok(());
         }
         if Instant::now() >= until {
             return Err(Native::Flush(Code::OperationTimedOut));
         }
-    }
-    match producer.context().failure() {
-        Some(error) => Err(error),
-        None => Ok(()),
+        // Its poll would spin for as long as it is told to wait, below a millisecond always.
+        if open == before {
+            std::thread::park_timeout(SERVE);
+        }
+        producer.poll(Duration::ZERO);
+        before = open;
     }
 }
 
@@ -740,6 +752,11 @@ fn is_fatal(error: &Native) -> bool {
 
 fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
+}
+
+/// In whole milliseconds, as librdkafka waits: what is left of one, rdkafka would spin.
+fn whole(wait: Duration) -> Duration {
+    Duration::from_millis(wait.as_micros().div_ceil(1000) as u64)
 }
 
 fn failed(attempt: impl std::fmt::Display, error: impl std::fmt::Display) -> LogError {
@@ -762,5 +779,9 @@ const SLICE: Duration = Duration::from_millis(100);
 /// Dead letters read at a time.
 const LETTERS_AT_A_TIME: usize = 500;
 
+/// How soon librdkafka looks again whether what it fetched ahead was taken: its own second would be
+/// a pace of one full queue a second.
+pub(super) const FETCH_AGAIN_MS: &str = "5";
+
 /// How long the producer's answers are waited for at a time.
-const SERVE: Duration = Duration::from_millis(1);
+const SERVE: Duration = Duration::from_micros(200);

@@ -13,7 +13,7 @@ use crate::runtime::{Chunk, LogError, Position, TopicPartition};
 use crate::stream::Topic;
 
 use super::client::{Client, KafkaError, Words};
-use super::log::record_of;
+use super::log::{FETCH_AGAIN_MS, record_of};
 use super::names::Names;
 use super::position::committed;
 
@@ -42,6 +42,7 @@ impl Reader {
                 .set("auto.offset.reset", "error")
                 // So long the end of a partition is waited for, behind which nothing is.
                 .set("fetch.wait.max.ms", "20")
+                .set("fetch.queue.backoff.ms", FETCH_AGAIN_MS)
                 .set("check.crcs", "true");
             let ahead = client.settings.fetch_ahead_kib;
             config.set("queued.max.messages.kbytes", ahead.to_string());

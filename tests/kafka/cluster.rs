@@ -50,7 +50,8 @@ impl Cluster {
     pub fn home_at(&self, address: &str, name: &str, more: &str) -> Home {
         let prefix = &self.prefix;
         let config = format!(
-            "[kafka]\nbrokers = \"{address}\"\ngroup = \"{prefix}group\"\npartitions = {PARTITIONS}\n\
+            "[kafka]\nbrokers = \"{address}\"\ngroup = \"{prefix}group\"\n\
+             partitions = {PARTITIONS}\n\
              session_timeout_ms = 6000\ntransaction_timeout_ms = 4000\n\
              [log]\nprefix = \"{prefix}\"\nmin_free_mib = 1\n\
              [loop]\nflush_records = 50\napply_ms = 50\n[plan]\nbudget_percent = 40.0\n{more}"

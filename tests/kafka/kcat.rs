@@ -31,7 +31,7 @@ fn kcat_feeds_the_loop_and_reads_its_orders() {
         let lines = round
             .iter()
             .map(|sample| format!("{}\t{}\n", sample.node, sample.line));
-        // Its default partitioner is librdkafka's own, not Kafka's: what lands elsewhere is sent on.
+        // Its partitioner is librdkafka's own, not Kafka's: what lands elsewhere is sent on.
         kcat(
             &cluster,
             Topic::Metrics,

@@ -25,7 +25,8 @@ use crate::model::{MeshId, PlanRecord, PolicyChange, Span, Time};
 use crate::registry::Foreign;
 use crate::rows::{Archive, Stage, Stages};
 use crate::runtime::{
-    HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title, TopicPartition, Worker,
+    Config as WorkerConfig, HeldRows, Log, LogError, Outgoing, Stop, Store, StoreError, Title,
+    TopicPartition, Worker,
 };
 use crate::stream::{Topic, WINDOWS};
 use crate::topology;
@@ -166,8 +167,11 @@ impl Begin {
         if let Some(proposal) = self.proposal {
             proposal.make(&mut log)?;
         }
-        // A transaction costs the brokers several requests: what is urgent waits this long for more.
-        let config = worker_config(settings, Span(settings.kafka.flush_gap_ms));
+        // A transaction costs the brokers several requests: what is urgent waits so long for more.
+        let config = WorkerConfig {
+            flush_records: settings.kafka.flush_records,
+            ..worker_config(settings, Span(settings.kafka.flush_gap_ms))
+        };
         let rows = Rc::new(self.rows);
         Worker::new(Box::new(log), rows, Monotonic::new(), stages, config)
     }
