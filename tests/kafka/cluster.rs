@@ -52,9 +52,9 @@ impl Cluster {
         let config = format!(
             "[kafka]\nbrokers = \"{address}\"\ngroup = \"{prefix}group\"\n\
              partitions = {PARTITIONS}\n\
-             session_timeout_ms = 6000\ntransaction_timeout_ms = 4000\n\
+             session_timeout_ms = 6000\ntransaction_timeout_ms = 4000\nflush_records = 50\n\
              [log]\nprefix = \"{prefix}\"\nmin_free_mib = 1\n\
-             [loop]\nflush_records = 50\napply_ms = 50\n[plan]\nbudget_percent = 40.0\n{more}"
+             [loop]\napply_ms = 50\n[plan]\nbudget_percent = 40.0\n{more}"
         );
         Home::new(&format!("{prefix}{name}"), &config)
     }
