@@ -28,7 +28,9 @@ fn kcat_feeds_the_loop_and_reads_its_orders() {
     let orders = || kcat(&cluster, Topic::Directives, &["-C", "-e", "-q"], "");
     until(Duration::from_secs(120), "an order is given", || {
         let round = fleet.round();
-        let lines = round.iter().map(|sample| format!("{}\t{}\n", sample.node, sample.line));
+        let lines = round
+            .iter()
+            .map(|sample| format!("{}\t{}\n", sample.node, sample.line));
         // Its default partitioner is librdkafka's own, not Kafka's: what lands elsewhere is sent on.
         kcat(
             &cluster,
@@ -40,7 +42,15 @@ fn kcat_feeds_the_loop_and_reads_its_orders() {
     });
     for line in orders().lines() {
         let order: Value = serde_json::from_str(line).expect("orders are JSON by default");
-        for field in ["id", "mesh_id", "node_id", "generation", "ttl_s", "action", "cause"] {
+        for field in [
+            "id",
+            "mesh_id",
+            "node_id",
+            "generation",
+            "ttl_s",
+            "action",
+            "cause",
+        ] {
             assert!(!order[field].is_null(), "{field} in {order}");
         }
     }
@@ -60,7 +70,12 @@ fn kcat(cluster: &Cluster, topic: Topic, args: &[&str], input: &str) -> String {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "kcat {args:?}");
     String::from_utf8(output.stdout).unwrap()
