@@ -147,34 +147,22 @@ impl Cluster {
 
     /// Waits until every record of both inboxes is folded.
     pub fn settle(&self) {
-        let group: BaseConsumer = config(&self.address)
-            .set("group.id", format!("{}group", self.prefix))
-            .set("isolation.level", "read_committed")
-            .create()
-            .unwrap();
+        let group = self.group();
         until(LIMIT, "everything is folded", || {
-            let inboxes = [Topic::Metrics, Topic::PlanInbox];
-            let mut asked = TopicPartitionList::new();
-            let mut ends = Vec::new();
-            for topic in inboxes {
-                for partition in 0..PARTITIONS {
-                    let of = TopicPartition { topic, partition };
-                    let records = self.records(of);
-                    ends.push(records.last().map_or(0, |last| last.offset + 1));
-                    asked.add_partition(&self.name(topic), partition);
-                }
-            }
-            let Ok(committed) = group.committed_offsets(asked, Duration::from_secs(10)) else {
-                return false;
-            };
-            let committed = committed.elements();
-            let reached = committed
-                .iter()
-                .zip(ends)
-                .all(|(entry, end)| match entry.offset() {
-                    Offset::Offset(offset) => offset >= end,
-                    _ => end == 0,
-                });
+            // The ends first: while positions are asked for, the loop may write itself more.
+            let ends: Vec<_> = inboxes()
+                .map(|of| {
+                    (
+                        of,
+                        self.records(of).last().map_or(0, |last| last.offset + 1),
+                    )
+                })
+                .collect();
+            let positions = self.positions(&group).unwrap_or_default();
+            let reached = ends.into_iter().all(|(of, end)| {
+                let position = positions.get(&of);
+                position.is_some_and(|next| next.map_or(end == 0, |next| next >= end))
+            });
             if !reached {
                 std::thread::park_timeout(Duration::from_millis(300));
             }
@@ -182,10 +170,55 @@ impl Cluster {
         });
     }
 
+    /// One that may ask for the processors' positions, and is no member.
+    pub fn group(&self) -> BaseConsumer {
+        config(&self.address)
+            .set("group.id", format!("{}group", self.prefix))
+            .set("isolation.level", "read_committed")
+            .create()
+            .unwrap()
+    }
+
+    /// Where the processors are in every inbox; `None` while the broker does not say.
+    pub fn positions(&self, group: &BaseConsumer) -> Option<BTreeMap<TopicPartition, Option<i64>>> {
+        let mut asked = TopicPartitionList::new();
+        for of in inboxes() {
+            asked.add_partition(&self.name(of.topic), of.partition);
+        }
+        let committed = group.committed_offsets(asked, Duration::from_secs(10));
+        let committed = committed.ok()?;
+        let next = |offset| match offset {
+            Offset::Offset(next) => Some(next),
+            _ => None,
+        };
+        let elements = committed.elements();
+        let entries = elements.iter().map(|entry| next(entry.offset()));
+        Some(inboxes().zip(entries).collect())
+    }
+
+    /// Where every inbox ends, open transactions counted.
+    pub fn ends(&self, group: &BaseConsumer) -> BTreeMap<TopicPartition, i64> {
+        let end = |of: TopicPartition| {
+            let limit = Duration::from_secs(10);
+            let marks = group.fetch_watermarks(&self.name(of.topic), of.partition, limit);
+            (of, marks.unwrap().1)
+        };
+        inboxes().map(end).collect()
+    }
+
     /// What must hold after everything: nothing lost, nothing twice, decided as from the inboxes
     /// alone, in a straight line.
     pub fn ensure_right(&self, sent: &Sent, home: &Home) {
-        let recorded = self.recorded();
+        self.ensure_right_in(&self.recorded(), sent);
+        let replayed = home.ask(&["replay", "--json"]);
+        let replayed: Value = serde_json::from_slice(&replayed.stdout).unwrap_or_else(|error| {
+            panic!("{error}: {}", String::from_utf8_lossy(&replayed.stderr))
+        });
+        assert_eq!(replayed["differences"], 0, "{replayed}");
+    }
+
+    /// The same of records that were read already, but for what `replay` says.
+    pub fn ensure_right_in(&self, recorded: &Recorded, sent: &Sent) {
         let all = |topic| {
             let of = recorded.iter().filter(move |(of, _)| of.topic == topic);
             of.flat_map(|(_, records)| records)
@@ -200,7 +233,7 @@ impl Cluster {
             "nothing is a dead letter"
         );
 
-        let report = replay(&recorded, &self.prefix, TimeSource::Log);
+        let report = replay(recorded, &self.prefix, TimeSource::Log);
         assert_eq!(report.differences, 0, "{:#?}", report.first_difference);
         assert!(
             report.decisions > 50,
@@ -246,11 +279,6 @@ impl Cluster {
         }
         assert_eq!(ordered, issued, "orders are the events' projection");
         assert!(issued.len() > 3, "so few orders tell little: {told:?}");
-        let replayed = home.ask(&["replay", "--json"]);
-        let replayed: Value = serde_json::from_slice(&replayed.stdout).unwrap_or_else(|error| {
-            panic!("{error}: {}", String::from_utf8_lossy(&replayed.stderr))
-        });
-        assert_eq!(replayed["differences"], 0, "{replayed}");
     }
 }
 
@@ -259,6 +287,15 @@ pub fn config(address: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", address);
     config
+}
+
+/// Every partition of both inboxes.
+fn inboxes() -> impl Iterator<Item = TopicPartition> {
+    let partitions =
+        |topic| (0..PARTITIONS).map(move |partition| TopicPartition { topic, partition });
+    [Topic::Metrics, Topic::PlanInbox]
+        .into_iter()
+        .flat_map(partitions)
 }
 
 fn record(message: &impl Message) -> Record {
@@ -287,6 +324,15 @@ fn name_of(value: &[u8]) -> Option<(String, i64)> {
         value["node_id"].as_str()?.to_owned(),
         value["seq"].as_i64()?,
     ))
+}
+
+/// Ends a load with the scope that holds it, a failed one too.
+pub struct Enough<'a>(pub &'a AtomicBool);
+
+impl Drop for Enough<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// A reading of a node.

@@ -2,17 +2,17 @@
 //! twice.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use homeostat::runtime::Seed;
 
 use crate::broker;
-use crate::cluster::{Cluster, Fleet, seed};
+use crate::cluster::{Cluster, Enough, Fleet, seed};
 use crate::process::{Home, Processor};
 
 /// Runs `meanwhile` under load, then folds all and looks at everything.
-fn under_load(
+pub fn under_load(
     cluster: &Cluster,
     homes: &[&Home],
     rounds_min: usize,
@@ -21,8 +21,9 @@ fn under_load(
     let stop = AtomicBool::new(false);
     let (sent, processors) = std::thread::scope(|scope| {
         let load = scope.spawn(|| cluster.load(&mut Fleet::new(seed()), rounds_min, &stop));
+        let enough = Enough(&stop);
         let processors = meanwhile();
-        stop.store(true, Ordering::SeqCst);
+        drop(enough);
         (load.join().unwrap(), processors)
     });
     cluster.settle();

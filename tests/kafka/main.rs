@@ -6,23 +6,26 @@ mod broker;
 mod cluster;
 mod crashes;
 mod kcat;
+#[path = "../processes/mount.rs"]
+mod mount;
 #[path = "../processes/process.rs"]
 mod process;
 mod proxy;
+mod scaling;
 mod stops;
 
 // The binary of the embedded processes takes these; named here, they are not dead.
 const _: (
-    fn(&process::Home, &[&str]) -> process::Processor,
     fn(&process::Home, &[(&str, &str)]) -> process::Processor,
     fn(
         &process::Processor,
         &str,
     ) -> Result<homeostat::agent::client::Answer, homeostat::agent::client::ClientError>,
     fn(&process::Processor),
+    fn(&mount::Mount, &str),
 ) = (
-    process::Home::run_with,
     process::Home::run_seeing,
     process::Processor::post,
     process::Processor::settle,
+    mount::Mount::remount,
 );

@@ -5,5 +5,6 @@ mod faults;
 mod flood;
 mod healing;
 mod kill;
+mod mount;
 mod process;
 mod reading;
