@@ -14,7 +14,6 @@ mod stops;
 // The binary of the embedded processes takes these; named here, they are not dead.
 const _: (
     fn(&process::Home, &[&str]) -> process::Processor,
-    fn(&process::Home, &[(&str, &str)]) -> process::Processor,
     fn(
         &process::Processor,
         &str,
@@ -22,7 +21,6 @@ const _: (
     fn(&process::Processor),
 ) = (
     process::Home::run_with,
-    process::Home::run_seeing,
     process::Processor::post,
     process::Processor::settle,
 );
