@@ -137,6 +137,15 @@ impl Cluster {
         }
     }
 
+    /// How many events are committed.
+    pub fn decided(&self) -> usize {
+        let partitions = (0..PARTITIONS).map(|partition| TopicPartition {
+            topic: Topic::Events,
+            partition,
+        });
+        partitions.map(|of| self.records(of).len()).sum()
+    }
+
     /// Everything that is committed.
     pub fn recorded(&self) -> Recorded {
         let partitions =
