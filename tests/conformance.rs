@@ -182,10 +182,11 @@ mod kafka {
     use homeostat::config::settings::KafkaSettings;
     use homeostat::kafka::{Client, KafkaLog};
     use homeostat::runtime::OwnFormats;
-    use rdkafka::ClientConfig;
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     use rdkafka::client::DefaultClientContext;
+    use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+    use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
     use super::*;
 
@@ -215,6 +216,17 @@ mod kafka {
                 ..KafkaSettings::default()
             };
             Client::new(&settings, &self.prefix).unwrap()
+        }
+
+        /// A stranger's producer that has begun a transaction.
+        fn began(&self) -> BaseProducer {
+            let producer: BaseProducer = base(&self.brokers)
+                .set("transactional.id", &self.prefix)
+                .create()
+                .unwrap();
+            producer.init_transactions(WAIT).unwrap();
+            producer.begin_transaction().unwrap();
+            producer
         }
 
         fn name(&self, topic: Topic) -> String {
@@ -279,6 +291,68 @@ mod kafka {
         };
         conforms(&mut OnBrokers::new(broker.address()));
     }
+
+    #[test]
+    fn what_was_aborted_never_comes() {
+        let Some(broker) = broker::shared() else {
+            return;
+        };
+        let mut harness = OnBrokers::new(broker.address());
+        harness.fresh();
+        let producer = harness.began();
+        let name = harness.name(Topic::Metrics);
+        let record = BaseRecord::to(&name).partition(0);
+        producer.send(record.key("k").payload("aborted")).unwrap();
+        producer.flush(WAIT).unwrap();
+        producer.abort_transaction(WAIT).unwrap();
+        harness.append(inbox(0), b"kept");
+
+        let mut log = joined(&mut harness, "w");
+        log.go_on(inbox(0), 0).unwrap();
+        let (polled, _) = poll(&mut *log, |all| !all.records.is_empty());
+        assert_eq!(values(&polled.records), ["kept"]);
+        let read = read_all(&mut *log, inbox(0));
+        assert_eq!(read, [polled.records[0].1.clone()]);
+    }
+
+    #[test]
+    fn a_position_waits_for_who_may_have_committed_it() {
+        let Some(broker) = broker::shared() else {
+            return;
+        };
+        let mut harness = OnBrokers::new(broker.address());
+        harness.fresh();
+        let producer = harness.began();
+        let group = format!("{}group", harness.prefix);
+        let member: BaseConsumer = base(&harness.brokers)
+            .set("group.id", group)
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        let name = harness.name(Topic::Metrics);
+        let mut entry = list.add_partition(&name, 0);
+        entry.set_offset(Offset::Offset(7)).unwrap();
+        entry.set_metadata("70,-3");
+        let group = member.group_metadata().unwrap();
+        producer
+            .send_offsets_to_transaction(&list, &group, WAIT)
+            .unwrap();
+
+        let mut log = harness.connect("w");
+        let asked = log.position(inbox(0));
+        assert_eq!(asked, Err(LogError::Undecided(inbox(0))));
+        producer.commit_transaction(WAIT).unwrap();
+        let mut decided = log.position(inbox(0));
+        for _ in 0..POLLS_MAX {
+            if decided.is_ok() {
+                break;
+            }
+            decided = log.position(inbox(0));
+        }
+        assert_eq!(decided, Ok(Some(at(7))));
+    }
+
+    const WAIT: Duration = Duration::from_secs(30);
 }
 
 impl stores::Harness for InMemory {
@@ -552,6 +626,11 @@ const RULES: &[(&str, Rule, bool)] = &[
         true,
     ),
     (
+        "who is replaced by another of its name drops everything or ends",
+        replaced,
+        true,
+    ),
+    (
         "an append stands at the offset that it is told",
         appended,
         false,
@@ -769,6 +848,22 @@ fn revoked_first(harness: &mut dyn Harness) {
         }
     }
     panic!("nothing was revoked");
+}
+
+fn replaced(harness: &mut dyn Harness) {
+    let mut old = joined(harness, "w");
+    let _new = joined(harness, "w");
+    let mut lost = Vec::new();
+    for _ in 0..POLLS_MAX {
+        match old.poll(10, Span(100), &mut |of| lost.push(of)) {
+            Err(LogError::Fenced(_)) => return,
+            other => drop(other.unwrap()),
+        }
+        if lost.len() == harness.partitions() as usize {
+            return;
+        }
+    }
+    panic!("it still takes partitions for its own that another has");
 }
 
 fn appended(harness: &mut dyn Harness) {

@@ -133,7 +133,7 @@ impl Bench {
         let (sent, seen) = std::thread::scope(|scope| {
             let following = scope.spawn(|| follow(&directives, &stop));
             let sent = self.feed_ill(&topic, &mut fleet);
-            std::thread::sleep(Duration::from_secs(1));
+            std::thread::park_timeout(Duration::from_secs(1));
             stop.store(true, Ordering::Relaxed);
             (sent, following.join().expect("it follows"))
         });
@@ -194,7 +194,7 @@ impl Bench {
         std::thread::scope(|scope| {
             scope.spawn(|| self.produce(&topic, &mut fleet, more));
             // Under load for a while: rows and commits are on their way.
-            std::thread::sleep(Duration::from_secs(3));
+            std::thread::park_timeout(Duration::from_secs(3));
             first.kill();
             let follower = self.reader(&events, Offset::End);
             // Only asked for, a position is none yet.

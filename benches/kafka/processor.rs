@@ -202,8 +202,8 @@ pub fn live(told: &Told) {
             let (now, peak) = memory_mib();
             let tally = worker.tally();
             say(&format!(
-                "figures {figures}  resident {now} MiB, at most {peak}  commits {}, rows written {} \
-                 times",
+                "figures {figures}  resident {now} MiB, at most {peak}  commits {}, rows written \
+                 {} times",
                 tally.commits, tally.applies
             ));
             worker.finish().expect("it ends well");

@@ -9,7 +9,7 @@ use homeostat::stream::Topic;
 use crate::broker;
 use crate::cluster::{Cluster, Fleet, Sent, seed};
 use crate::process::until;
-use crate::proxy::Proxy;
+use crate::proxy::{Lost, Proxy};
 
 #[test]
 fn a_commit_that_nobody_answers() {
@@ -27,21 +27,24 @@ fn a_commit_that_nobody_answers() {
     let mut fleet = Fleet::new(seed());
     let mut sent = Sent::new();
     for round in 0..300 {
-        let eats = [60, 150].contains(&round);
-        proxy.eat(eats);
+        let loses = match round {
+            60 | 150 => Some(Lost::Answer),
+            100 | 200 => Some(Lost::Request),
+            _ => None,
+        };
+        let before = proxy.lost();
+        proxy.lose(loses);
         let samples = fleet.round();
         cluster.send(&samples);
         sent.extend(samples.into_iter().map(|sample| (sample.node, sample.seq)));
-        if eats {
-            let before = proxy.eaten();
-            until(Duration::from_secs(60), "an answer is eaten", || {
-                proxy.eaten() > before
+        if loses.is_some() {
+            until(Duration::from_secs(60), "an end gets lost", || {
+                proxy.lost() > before
             });
         }
     }
-    proxy.eat(false);
     cluster.settle();
-    assert!(proxy.eaten() >= 2);
+    assert!(proxy.lost() >= 4);
     let said = home.said();
     assert!(said.contains("has a new producer"), "{said}");
     assert!(processor.stop().success());

@@ -34,7 +34,11 @@ impl Cluster {
         let cluster = Cluster {
             address: address.to_owned(),
             prefix: broker::prefix(name),
-            producer: config(address).create().unwrap(),
+            // Nothing is sent twice either.
+            producer: config(address)
+                .set("enable.idempotence", "true")
+                .create()
+                .unwrap(),
         };
         let home = cluster.home("topics", "");
         home.lines(&["topics", "create"]);
@@ -134,6 +138,15 @@ impl Cluster {
         }
     }
 
+    /// How many events are committed.
+    pub fn decided(&self) -> usize {
+        let partitions = (0..PARTITIONS).map(|partition| TopicPartition {
+            topic: Topic::Events,
+            partition,
+        });
+        partitions.map(|of| self.records(of).len()).sum()
+    }
+
     /// Everything that is committed.
     pub fn recorded(&self) -> Recorded {
         let partitions =
@@ -223,10 +236,15 @@ impl Cluster {
             let of = recorded.iter().filter(move |(of, _)| of.topic == topic);
             of.flat_map(|(_, records)| records)
         };
-        let heard: Sent = all(Topic::Metrics)
-            .filter_map(|record| name_of(&record.value))
-            .collect();
-        assert!(sent.is_subset(&heard), "every sample sent is in the inbox");
+        let mut heard = Sent::new();
+        for (of, records) in recorded.iter().filter(|(of, _)| of.topic == Topic::Metrics) {
+            for name in records.iter().filter_map(|record| name_of(&record.value)) {
+                let own = partition_of(name.0.as_bytes(), PARTITIONS) == of.partition;
+                assert!(!own || heard.insert(name.clone()), "twice: {name:?}");
+            }
+        }
+        let lost: Vec<_> = sent.difference(&heard).collect();
+        assert!(lost.is_empty(), "not in their nodes' partitions: {lost:?}");
         assert_eq!(
             all(Topic::DeadLetters).count(),
             0,

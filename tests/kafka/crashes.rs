@@ -9,7 +9,7 @@ use homeostat::runtime::Seed;
 
 use crate::broker;
 use crate::cluster::{Cluster, Enough, Fleet, seed};
-use crate::process::{Home, Processor};
+use crate::process::{Home, Processor, until};
 
 /// Runs `meanwhile` under load, then folds all and looks at everything.
 pub fn under_load(
@@ -20,7 +20,7 @@ pub fn under_load(
 ) {
     let stop = AtomicBool::new(false);
     let (sent, processors) = std::thread::scope(|scope| {
-        let load = scope.spawn(|| cluster.load(&mut Fleet::new(seed()), rounds_min, &stop));
+        let load = scope.spawn(|| cluster.load(&mut Fleet::ill(seed()), rounds_min, &stop));
         let enough = Enough(&stop);
         let processors = meanwhile();
         drop(enough);
@@ -60,7 +60,7 @@ fn two_processors_that_join_and_leave() {
     let cluster = Cluster::new(broker.address(), "join");
     let (first, second) = (cluster.home("a", ""), cluster.home("b", ""));
     under_load(&cluster, &[&first, &second], 300, || {
-        let stays = first.run();
+        let stays = first.run_seeing(&RARELY);
         for round in 0..4 {
             let mut comes = second.run();
             std::thread::park_timeout(Duration::from_secs(3));
@@ -136,24 +136,32 @@ fn a_state_folder_that_is_lost_and_an_older_one_put_back() {
     let cluster = Cluster::new(broker.address(), "state");
     let home = cluster.home("a", "");
     under_load(&cluster, &[&home], 300, || {
-        let mut processor = home.run();
-        std::thread::park_timeout(Duration::from_secs(2));
-        processor.kill();
+        let decided_more_then_killed = |mut processor: Processor| {
+            let before = cluster.decided();
+            until(Duration::from_secs(60), "more is decided", || {
+                cluster.decided() > before + 3
+            });
+            processor.kill();
+        };
+        decided_more_then_killed(home.run());
         let stages = home.data().join("stages");
         let older = home.0.join("older");
         copy(&stages, &older);
-        let mut processor = home.run();
-        std::thread::park_timeout(Duration::from_secs(2));
-        processor.kill();
+        decided_more_then_killed(home.run());
         std::fs::remove_dir_all(&stages).unwrap();
-        let mut processor = home.run();
-        std::thread::park_timeout(Duration::from_secs(2));
-        processor.kill();
+        decided_more_then_killed(home.run());
         std::fs::remove_dir_all(&stages).unwrap();
         copy(&older, &stages);
         vec![home.run()]
     });
 }
+
+/// Longer than a take-over takes: what is let go of holds much that is folded and not committed.
+const RARELY: [(&str, &str); 3] = [
+    ("HOMEOSTAT_LOOP_FLUSH_MS", "8000"),
+    ("HOMEOSTAT_KAFKA_FLUSH_RECORDS", "4000"),
+    ("HOMEOSTAT_KAFKA_FLUSH_GAP_MS", "8000"),
+];
 
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let status = Command::new("cp").arg("-r").arg(from).arg(to).status();

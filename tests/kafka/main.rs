@@ -16,7 +16,6 @@ mod stops;
 
 // The binary of the embedded processes takes these; named here, they are not dead.
 const _: (
-    fn(&process::Home, &[(&str, &str)]) -> process::Processor,
     fn(
         &process::Processor,
         &str,
@@ -24,7 +23,6 @@ const _: (
     fn(&process::Processor),
     fn(&mount::Mount, &str),
 ) = (
-    process::Home::run_seeing,
     process::Processor::post,
     process::Processor::settle,
     mount::Mount::remount,

@@ -1,59 +1,76 @@
-//! A broker whose answers to the end of a transaction get lost on the way.
+//! A broker to which the end of a transaction gets lost on the way, or the answer on the way back.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-/// Forwards to a broker; while told to, it lets ends of transactions through and eats what is
-/// answered.
+/// Forwards to a broker; while told to, it loses ends of transactions.
 pub struct Proxy {
-    eats: Arc<AtomicBool>,
-    eaten: Arc<AtomicUsize>,
+    loses: Arc<Mutex<Option<Lost>>>,
+    lost: Arc<AtomicUsize>,
+}
+
+/// What of an end of a transaction gets lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// The broker has it, nobody hears of that.
+    Answer,
+    /// The broker never hears of it.
+    Request,
 }
 
 impl Proxy {
     /// Listens there for a broker that is reached at `broker`.
     pub fn start(listener: TcpListener, broker: String) -> Self {
         let proxy = Proxy {
-            eats: Arc::default(),
-            eaten: Arc::default(),
+            loses: Arc::default(),
+            lost: Arc::default(),
         };
-        let (eats, eaten) = (proxy.eats.clone(), proxy.eaten.clone());
+        let (loses, lost) = (proxy.loses.clone(), proxy.lost.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(&broker) else {
                     continue;
                 };
-                serve(client, server, eats.clone(), eaten.clone());
+                serve(client, server, loses.clone(), lost.clone());
             }
         });
         proxy
     }
 
-    /// From now on the answers are eaten, or not.
-    pub fn eat(&self, eats: bool) {
-        self.eats.store(eats, Ordering::SeqCst);
+    /// From now on this gets lost.
+    pub fn lose(&self, what: Option<Lost>) {
+        *self.loses.lock().unwrap() = what;
     }
 
-    /// How many answers were eaten.
-    pub fn eaten(&self) -> usize {
-        self.eaten.load(Ordering::SeqCst)
+    /// How many ends of transactions lost something.
+    pub fn lost(&self) -> usize {
+        self.lost.load(Ordering::SeqCst)
     }
 }
 
-fn serve(client: TcpStream, server: TcpStream, eats: Arc<AtomicBool>, eaten: Arc<AtomicUsize>) {
+fn serve(
+    client: TcpStream,
+    server: TcpStream,
+    loses: Arc<Mutex<Option<Lost>>>,
+    lost: Arc<AtomicUsize>,
+) {
     let copies = (client.try_clone().unwrap(), server.try_clone().unwrap());
-    // Once an end of a transaction went through, this connection answers nothing more.
+    // Once an end of a transaction lost something, this connection answers nothing more.
     let mute = Arc::new(AtomicBool::new(false));
     let muted = mute.clone();
     std::thread::spawn(move || {
         let (mut client, mut server) = (client, server);
         while let Some(request) = frame(&mut client) {
             let key = i16::from_be_bytes([request[4], request[5]]);
-            if key == END_TRANSACTION && eats.load(Ordering::SeqCst) {
+            let what = *loses.lock().unwrap();
+            if key == END_TRANSACTION && what.is_some() {
                 mute.store(true, Ordering::SeqCst);
-                eaten.fetch_add(1, Ordering::SeqCst);
+                lost.fetch_add(1, Ordering::SeqCst);
+                if what == Some(Lost::Request) {
+                    continue;
+                }
             }
             if server.write_all(&request).is_err() {
                 break;

@@ -98,8 +98,8 @@ fn another_processor_continues_from_the_newest_snapshot() {
     let cluster = Cluster::new(broker.address(), "snapshot");
     let store = std::env::temp_dir().join(format!("homeostat-{}store", cluster.prefix));
     let store = Removed(store);
-    // The first is due within a minute of a task's opening, at a moment of its own: those of analyze
-    // within 15 s. When one of plan is made depends on what it is told.
+    // The first is due within a minute of a task's opening, at a moment of its own: those of
+    // analyze within 15 s. When one of plan is made depends on what it is told.
     let config = format!(
         "[snapshots]\nurl = \"file://{}\"\nevery_minutes = 1\n",
         store.0.display()
