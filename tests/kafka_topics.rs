@@ -69,9 +69,18 @@ impl Topics {
             .collect()
     }
 
-    /// What `check` finds, as `topic check`, without the prefix.
-    fn findings(&self, code: i32) -> BTreeSet<String> {
-        let found = self.said(code, &["check"]);
+    /// What `check` finds, as `topic check`, without the prefix. It ends with 1 if that is
+    /// something, else with 0.
+    fn findings(&self) -> BTreeSet<String> {
+        let output = self.ask(&["check", "--json"]);
+        let stdout = String::from_utf8_lossy(&output.stdout);
+        let lines = stdout.lines();
+        let found: Vec<Value> = lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let code = i32::from(!found.is_empty());
+        assert_eq!(output.status.code(), Some(code), "{stdout}{stderr}");
         let name = |finding: &Value| {
             let topic = finding["topic"].as_str().unwrap();
             let topic = topic.strip_prefix(&self.prefix).unwrap();
@@ -191,14 +200,14 @@ fn what_is_created_twice_is_there_once() {
         .into_iter()
         .map(|topic| format!("{} exists", topic.name()))
         .collect();
-    assert_eq!(topics.findings(1), all, "before anything is there");
+    assert_eq!(topics.findings(), all, "before anything is there");
     let first = topics.said(0, &["create"]);
     let made = |said: &[Value]| said.iter().filter(|line| line["made"] == true).count();
     assert_eq!(made(&first), Topic::ALL.len());
     let title_line = first.last().unwrap();
     assert_eq!(title_line["opened"], true);
     assert_eq!(title_line["partitions"], 3);
-    assert_eq!(topics.findings(0), set(&[]));
+    assert_eq!(topics.findings(), set(&[]));
     let second = topics.said(0, &["create"]);
     assert_eq!(made(&second), 0);
     assert_eq!(second.last().unwrap()["opened"], false);
@@ -225,12 +234,12 @@ fn each_difference_is_found() {
             expected.insert(format!("{} {check}", topic.name()));
         }
     }
-    assert_eq!(topics.findings(1), expected);
+    assert_eq!(topics.findings(), expected);
     // What is there is opened, and left as it is.
     let said = topics.said(1, &["create"]);
     assert!(said.iter().any(|line| line["opened"] == true));
     expected.remove("plan-inbox opened");
-    assert_eq!(topics.findings(1), expected);
+    assert_eq!(topics.findings(), expected);
 
     let good = [
         ("cleanup.policy", "delete"),
@@ -250,7 +259,7 @@ fn each_difference_is_found() {
         topics.alter(topic, &settings);
         let expected = set(&[&format!("{} {key}", topic.name())]);
         let what = format!("{key} = {value} is found, and nothing else");
-        until(&what, || topics.findings(1) == expected);
+        until(&what, || topics.findings() == expected);
         topics.alter(topic, &good);
         until("it is mended", || topics.ask(&["check"]).status.success());
     };
@@ -283,7 +292,7 @@ fn a_changed_number_of_partitions_is_said_and_opens_nothing() {
     };
     grow(&name, 4);
     until("the brokers tell of the new partition", || {
-        topics.findings(1).contains("events partitions")
+        topics.findings().contains("events partitions")
     });
     topics.said(1, &["create"]);
     assert_eq!(topics.ids(), vec![None; 3]);
@@ -295,7 +304,7 @@ fn a_changed_number_of_partitions_is_said_and_opens_nothing() {
     grow(&topics.name(Topic::PlanInbox), 4);
     let expected = set(&["plan-inbox partitions", "plan-inbox opened"]);
     until("the brokers tell of the new partition", || {
-        topics.findings(1) == expected
+        topics.findings() == expected
     });
     topics.said(1, &["create"]);
     assert_eq!(
@@ -313,7 +322,7 @@ fn a_half_done_opening_is_completed_under_its_id() {
     topics.make_plain();
     topics.open_one(1, &opened("first", 3));
     assert_eq!(topics.ids(), [None, Some("first".to_owned()), None]);
-    assert!(topics.findings(1).contains("plan-inbox opened"));
+    assert!(topics.findings().contains("plan-inbox opened"));
     let said = topics.said(1, &["create"]);
     let line = said.iter().find(|line| line["log_id"].is_string()).unwrap();
     assert_eq!(
@@ -321,7 +330,7 @@ fn a_half_done_opening_is_completed_under_its_id() {
         (&"first".into(), &false.into())
     );
     assert_eq!(topics.ids(), vec![Some("first".to_owned()); 3]);
-    assert!(!topics.findings(1).contains("plan-inbox opened"));
+    assert!(!topics.findings().contains("plan-inbox opened"));
 }
 
 #[test]
@@ -332,7 +341,7 @@ fn two_logs_in_one_place_are_said() {
     topics.make_plain();
     topics.open_one(0, &opened("one", 3));
     topics.open_one(1, &opened("other", 3));
-    assert!(topics.findings(1).contains("plan-inbox opened"));
+    assert!(topics.findings().contains("plan-inbox opened"));
     let output = topics.ask(&["create"]);
     assert_eq!(output.status.code(), Some(2));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -390,11 +399,11 @@ fn a_log_of_samples_own_time_is_kept_by_no_age() {
     };
     topics.source = "sample";
     topics.said(0, &["create"]);
-    assert_eq!(topics.findings(0), set(&[]));
+    assert_eq!(topics.findings(), set(&[]));
     let title = title(&topics.client()).unwrap().unwrap();
     assert_eq!(title.time_source, TimeSource::Sample);
     topics.source = "log";
-    let found = topics.findings(1);
+    let found = topics.findings();
     assert!(found.contains("plan-inbox opened"), "{found:?}");
     assert!(
         found.contains("metrics message.timestamp.type"),
