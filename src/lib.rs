@@ -42,9 +42,10 @@
 //!   `tests/processes`, and file by file `tests/embedded.rs`.
 //! - A task's folder is the beginning of what was written, whatever ended it; a snapshot brings
 //!   back the rows of its position byte for byte, or is passed over: `tests/rows.rs`.
-//! - Nothing a client sends stops the door or the loop: `tests/door.rs`.
 //! - A log that grows, was trimmed or is held by another process reads the same:
 //!   `tests/reading.rs`.
+//! - The same on a real broker, through its death, a processor's, a zombie's and lost answers: all
+//!   is folded once, and what is not the rows' own log is a clear stop: `tests/kafka`.
 //! - A log on Kafka is opened once, under one id, whoever opens it: `tests/kafka_topics.rs`.
 //! - An agent on Kafka loses no report and begins no order twice, whichever of the two is killed:
 //!   `tests/kafka_agent.rs`.

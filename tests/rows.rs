@@ -1,6 +1,9 @@
 //! The rows of tasks in folders of their own, and their snapshots: what a start finds after an end
 //! of any kind, and that an object store that fails at any moment costs time only.
 
+#[path = "processes/mount.rs"]
+mod mount;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,11 @@ use homeostat::rows::{
 };
 use homeostat::runtime::{KeyValue, Mark, Position, Rows, Seed, Store, Stores, mark_of};
 use homeostat::stream::WINDOWS;
+
+use mount::Mount;
+
+// The processes take this of it; named here, it is not dead.
+const _: fn(&Mount, &str) = Mount::remount;
 
 const ANALYZE: Stage = Stage {
     name: "analyze",
@@ -1006,45 +1014,15 @@ fn a_store_that_cannot_be_is_said_without_its_secrets() {
     );
 }
 
-/// A small file system, unmounted at its end; needs root, as CI is.
-struct Mount(Folder);
-
-impl Mount {
-    fn new(name: &str, mib: u32) -> Option<Self> {
-        let folder = Folder::new(name);
-        fs::create_dir_all(&folder.0).unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"])
-            .arg(&folder.0)
-            .output()
-            .unwrap();
-        if mounted.status.success() {
-            return Some(Mount(folder));
-        }
-        let why = String::from_utf8_lossy(&mounted.stderr).into_owned();
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI must be able to mount: {why}"
-        );
-        eprintln!("SKIPPED: a file system of a test's own needs root: {why}");
-        None
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0.0).status();
-    }
-}
-
 #[test]
 fn a_full_disk_stops_the_writer_and_leaves_nothing_wrong() {
-    let Some(mount) = Mount::new("full", 64) else {
+    let Some(mount) = Mount::new("rows-full", 64) else {
         return;
     };
-    let stages = mount.0.open(None);
+    let folder = Folder(mount.0.clone());
+    let stages = folder.open(None);
     let store = stages.open("analyze", 0).unwrap();
-    let filler = mount.0.0.join("filler");
+    let filler = folder.0.join("filler");
     fs::write(&filler, vec![1; 30 << 20]).unwrap();
     // Nothing that could be made smaller.
     let row = |n: i64| {
@@ -1070,7 +1048,7 @@ fn a_full_disk_stops_the_writer_and_leaves_nothing_wrong() {
     assert!(next.contains("start the process anew"), "{next}");
     drop((store, stages));
     fs::remove_file(&filler).unwrap();
-    let stages = mount.0.open(None);
+    let stages = folder.open(None);
     let store = stages.open("analyze", 0).unwrap();
     let found = at(&*store).unwrap();
     assert!(found <= stopped, "{found} of {stopped}");

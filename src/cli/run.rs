@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use clap::ValueEnum;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -31,8 +32,8 @@ use crate::config::settings::{LoopSettings, Settings};
 use crate::model::Span;
 use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, Worker};
 use crate::telemetry::Telemetry;
-use crate::topology;
-use crate::web::{Phase, Pulse};
+use crate::web::{Door, Phase, Pulse};
+use crate::{topology, web};
 
 use super::opening::source_of;
 use super::{Global, say};
@@ -132,12 +133,37 @@ fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Waits for a signal to end, or for the worker's end.
-async fn until_told(
-    global: &Global,
-    telemetry: &Telemetry,
+/// The threads that serve a door.
+fn door_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(DOOR_THREADS)
+        .enable_all()
+        .build()
+        .context("starting the door: making its runtime")
+}
+
+/// Serves the door until told to end, or until the worker ended; then says `stop`. What is answered
+/// ends the process if what follows takes too long, and calls that off when it goes.
+fn until_told(
+    told: &Told<'_>,
+    runtime: &Runtime,
+    bound: web::Bound,
+    door: Door,
+    stop: &watch::Sender<bool>,
     worker: &mut Working,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<mpsc::Sender<()>> {
+    runtime.block_on(async {
+        let serving = tokio::spawn(web::serve(bound, Arc::new(door), stop.subscribe()));
+        let ended = signalled(told, worker).await;
+        let watchdog = cut_short_after(Duration::from_secs(told.settings().work.stop_s));
+        stop.send_replace(true);
+        serving.await.context("serving the door")??;
+        ended.map(|()| watchdog)
+    })
+}
+
+/// Waits for a signal to end, or for the worker's end.
+async fn signalled(told: &Told<'_>, worker: &mut Working) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("listening for signals");
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -147,7 +173,7 @@ async fn until_told(
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = worker.ended.wait_for(|ended| *ended) => return Ok(()),
-            _ = reread.recv() => match global.reread_level(telemetry) {
+            _ = reread.recv() => match told.global.reread_level(told.telemetry) {
                 Ok(()) => info!("the log level was read again"),
                 Err(error) => warn!("SIGHUP: {error:#}; the level stays"),
             },
@@ -312,6 +338,9 @@ impl Clock for Monotonic {
 
 /// How long the worker sleeps at most before it looks whether it is to end.
 const LOOK: Span = Span(200);
+
+/// How long what the door still does may take at the end.
+const DOOR_END: Duration = Duration::from_secs(1);
 
 /// Threads that serve the door; reading and appending happen aside.
 const DOOR_THREADS: usize = 2;

@@ -20,7 +20,7 @@ use crate::model::FOREVER;
 use crate::runtime::{AppendError, Durable, Incoming, TimeSource, Title, partition_of};
 use crate::stream::Topic;
 
-use super::client::{Client, KafkaError, say};
+use super::client::{Client, KafkaError, complain, say};
 use super::names::Names;
 
 /// Takes records from outside into the log. Any thread may use it.
@@ -178,7 +178,7 @@ impl ClientContext for Answers {
     }
 
     fn error(&self, error: Native, reason: &str) {
-        warn!("librdkafka: {error}: {reason}");
+        complain(&error, reason);
     }
 }
 

@@ -12,13 +12,13 @@ use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::{Offset, Timestamp, TopicPartitionList};
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::model::Time;
 use crate::runtime::{Record, partition_of};
 use crate::stream::Topic;
 
-use super::client::{Client, KafkaError, Words, say};
+use super::client::{Client, KafkaError, Words, complain, say};
 use super::log::record_of;
 
 /// Writes what a node reports.
@@ -160,7 +160,7 @@ impl ClientContext for Answers {
     }
 
     fn error(&self, error: Native, reason: &str) {
-        warn!("librdkafka: {error}: {reason}");
+        complain(&error, reason);
     }
 }
 

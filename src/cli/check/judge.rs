@@ -342,7 +342,8 @@ pub(super) fn brokers(
     findings.push(match &log.waiting {
         Ok(waiting) => {
             let id = &log.log_id;
-            let words = format!("{waiting} records of log {id} wait for group {group}");
+            // The ends of transactions take a place in the log and are counted with the records.
+            let words = format!("at most {waiting} records of log {id} wait for group {group}");
             Finding::ok("group", words)
         }
         Err(error) => Finding::wanting("group", error, global.command("topics acls")),

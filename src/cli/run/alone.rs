@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -26,7 +25,7 @@ use crate::{agent, web, wire};
 use super::super::opening::{self, source_of};
 use super::super::say;
 use super::{
-    DOOR_THREADS, Monotonic, Told, Working, cut_short_after, stages_of, until_told, worker_config,
+    DOOR_END, Monotonic, Told, Working, door_runtime, stages_of, until_told, worker_config,
 };
 
 /// Runs until told to end.
@@ -38,14 +37,10 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let log = Embedded::open(&settings.log, source_of(settings))?;
     let log_id = ensure_begun(&log, settings)?;
     propose(&log, told.config)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(DOOR_THREADS)
-        .enable_all()
-        .build()
-        .context("starting the door: making its runtime")?;
+    let runtime = door_runtime()?;
     let pulse = Arc::new(Pulse::new());
     let mut worker = start_worker(&log, told, pulse.clone());
-    let (stop, stopped) = watch::channel(false);
+    let stop = watch::Sender::new(false);
     let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
     log.announce(&format!("http://{}", bound.address))?;
     greet(
@@ -57,23 +52,16 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let agent = settings
         .agent
         .enabled
-        .then(|| start_agent(settings, &bound.socket, stopped.clone()));
-    let door = Arc::new(Door::new(log.clone(), settings, pulse));
-    let ended = runtime.block_on(async {
-        let serving = tokio::spawn(web::serve(bound, door, stopped));
-        let ended = until_told(told.global, told.telemetry, &mut worker).await;
-        let watchdog = cut_short_after(Duration::from_secs(settings.work.stop_s));
-        stop.send_replace(true);
-        serving.await.context("serving the door")??;
-        ended.map(|()| watchdog)
-    });
+        .then(|| start_agent(settings, &bound.socket, stop.subscribe()));
+    let door = Door::new(log.clone(), settings, pulse);
+    let ended = until_told(told, &runtime, bound, door, &stop, &mut worker);
     if let Some(agent) = agent
         && agent.join().is_err()
     {
         warn!("the agent of this host panicked; its journal says what it began");
     }
     let worked = worker.finish();
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(DOOR_END);
     log.close();
     worked?;
     let _in_time = ended?;

@@ -9,11 +9,9 @@
 //!    adopts nothing new.
 
 use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::watch;
@@ -34,9 +32,9 @@ use crate::web::{Door, Pulse};
 use crate::{web, wire};
 
 use super::super::opening::{draw_id, source_of};
-use super::super::say;
+use super::super::{replace, say};
 use super::{
-    DOOR_THREADS, Monotonic, Told, Working, cut_short_after, stages_of, until_told, worker_config,
+    DOOR_END, Monotonic, Told, Working, door_runtime, stages_of, until_told, worker_config,
 };
 
 /// Runs until told to end.
@@ -50,13 +48,9 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let archive = Archive::open(&settings.snapshots, &title.log_id)?;
     let rows = Stages::open(&settings.log, &our_stages(), archive)?;
     let worker_name = worker_name(settings)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(DOOR_THREADS)
-        .enable_all()
-        .build()
-        .context("starting the door: making its runtime")?;
+    let runtime = door_runtime()?;
     let pulse = Arc::new(Pulse::new());
-    let (stop, stopped) = watch::channel(false);
+    let stop = watch::Sender::new(false);
     let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
     let proposal = Proposal::of(told, &title)?;
     let (form, now) = (&settings.formats, kafka::now());
@@ -82,17 +76,10 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
         bound.address
     ));
     say("next: `homeostat events --follow` shows what is decided, Ctrl-C ends");
-    let door = Arc::new(Door::new(handle, settings, pulse));
-    let ended = runtime.block_on(async {
-        let serving = tokio::spawn(web::serve(bound, door, stopped));
-        let ended = until_told(told.global, told.telemetry, &mut worker).await;
-        let watchdog = cut_short_after(Duration::from_secs(settings.work.stop_s));
-        stop.send_replace(true);
-        serving.await.context("serving the door")??;
-        ended.map(|()| watchdog)
-    });
+    let door = Door::new(handle, settings, pulse);
+    let ended = until_told(told, &runtime, bound, door, &stop, &mut worker);
     let worked = worker.finish();
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    runtime.shutdown_timeout(DOOR_END);
     drop(rows);
     worked?;
     let _in_time = ended?;
@@ -192,24 +179,15 @@ fn worker_name(settings: &Settings) -> anyhow::Result<String> {
         _ => {}
     }
     let name = draw_id()?[..12].to_owned();
-    keep(&path, name.as_bytes()).with_context(attempt)?;
+    replace(&path, &name).with_context(attempt)?;
     Ok(name)
-}
-
-/// Writes a small file whole: beside it, synced, renamed.
-fn keep(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let beside = path.with_extension("partial");
-    let mut file = fs::File::create(&beside)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(beside, path)
 }
 
 /// A policy to be proposed.
 struct Proposal {
     text: String,
     partitions: i32,
-    noted: std::path::PathBuf,
+    noted: PathBuf,
 }
 
 impl Proposal {
@@ -250,7 +228,7 @@ impl Proposal {
             .map_err(|error| {
                 LogError::Failed(format!("proposing the configured policy: {error}"))
             })?;
-        if let Err(error) = keep(&self.noted, self.text.as_bytes()) {
+        if let Err(error) = replace(&self.noted, &self.text) {
             warn!("noting what was proposed: {error}; it will be proposed again");
         }
         Ok(())
