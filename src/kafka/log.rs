@@ -31,7 +31,7 @@ use crate::runtime::{
 use crate::stream::Topic;
 
 use super::client::{Client, KafkaError};
-use super::group::{Change, Member};
+use super::group::{Change, Member, Membership};
 use super::names::Names;
 use super::position::{committed, write_times};
 use super::producing::Deliveries;
@@ -44,7 +44,7 @@ pub struct KafkaLog {
     /// Its name in the group and, behind the group's, in transactions.
     worker: String,
     time_source: TimeSource,
-    consumer: BaseConsumer<Member>,
+    consumer: Membership,
     producer: BaseProducer<Deliveries>,
     /// The producer is of no more use since then: what it said, and how long its transaction had
     /// been open.
@@ -176,7 +176,6 @@ impl KafkaLog {
         }
         self.ahead.clear();
         self.held = Held::default();
-        self.consumer.context().close();
         self.consumer = member(&self.client, &self.worker, &self.names, &self.inboxes)?;
         self.replaced = false;
         Ok(())
@@ -586,12 +585,6 @@ impl Log for KafkaLog {
     }
 }
 
-impl Drop for KafkaLog {
-    fn drop(&mut self) {
-        self.consumer.context().close();
-    }
-}
-
 /// The dead letters of all partitions that were appended at or after a time.
 fn letters_since(reader: &mut Reader, since: Time) -> Result<Vec<Record>, KafkaError> {
     let mut letters = Vec::new();
@@ -635,7 +628,7 @@ fn member(
     worker: &str,
     names: &Names,
     inboxes: &[Topic],
-) -> Result<BaseConsumer<Member>, LogError> {
+) -> Result<Membership, LogError> {
     let settings = &client.settings;
     let session = settings.session_timeout_ms;
     let mut config = client.config();
@@ -659,7 +652,7 @@ fn member(
     joined
         .and_then(|consumer: BaseConsumer<Member>| {
             consumer.subscribe(&topics)?;
-            Ok(consumer)
+            Ok(Membership::new(consumer))
         })
         .map_err(|error| {
             let topics = topics.join(", ");

@@ -12,7 +12,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, Once, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 /// A broker that this test binary may use; dead with it, however it dies.
 pub struct Broker {
@@ -31,6 +33,7 @@ enum Runs {
 /// The broker of this test binary; none at a desk that cannot have one.
 pub fn shared() -> Option<&'static Broker> {
     static SHARED: OnceLock<Result<Broker, String>> = OnceLock::new();
+    watch();
     let broker = SHARED.get_or_init(|| match std::env::var("HOMEOSTAT_TEST_KAFKA") {
         Ok(address) => Ok(Broker {
             address,
@@ -45,6 +48,7 @@ pub fn shared() -> Option<&'static Broker> {
 /// again.
 pub fn own(settings: &[&str]) -> Option<Broker> {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
+    watch();
     let name = format!("own-{}", COUNT.fetch_add(1, Ordering::Relaxed));
     Broker::start(&name, settings)
         .map_err(|why| skip(&why))
@@ -207,6 +211,24 @@ fn script(args: &[&str], more: &[&str]) -> Result<String, String> {
         false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
     }
 }
+
+/// Ends a test binary that hangs: who waits for a client library that never answers would wait for
+/// ever, and so would CI.
+fn watch() {
+    static WATCHED: Once = Once::new();
+    WATCHED.call_once(|| {
+        thread::spawn(|| {
+            thread::sleep(BINARY_MAX);
+            aside(&format!(
+                "a test of this binary hangs: not done within {BINARY_MAX:?}"
+            ));
+            std::process::abort();
+        });
+    });
+}
+
+/// How long a test binary with a broker may take: several times what the longest needs.
+const BINARY_MAX: Duration = Duration::from_secs(25 * 60);
 
 /// Says that a test looks at nothing, past the test's captured output.
 fn skip(why: &str) {
