@@ -21,7 +21,7 @@ pub mod what_if;
 
 use std::rc::Rc;
 
-use crate::runtime::{Recover, StageSpec};
+use crate::runtime::{Recover, Share, StageSpec};
 use crate::stream::{LEDGER_VERSION, Topic};
 
 /// The two stages.
@@ -29,7 +29,7 @@ pub fn stages() -> Vec<Rc<StageSpec>> {
     stages_keeping(analyze::NODES_KEPT)
 }
 
-/// The two stages, Analyze keeping about so many nodes decoded in memory.
+/// The two stages, each keeping about so many nodes decoded in memory: all its partitions together.
 pub fn stages_keeping(nodes: usize) -> Vec<Rc<StageSpec>> {
     let analyze = StageSpec {
         name: "analyze",
@@ -39,7 +39,8 @@ pub fn stages_keeping(nodes: usize) -> Vec<Rc<StageSpec>> {
         encoding: analyze::ENCODING,
         engine: analyze::ENGINE,
         open: Rc::new(move |share, base| {
-            Box::new(analyze::AnalyzeFold::keeping(&base, nodes).of(share))
+            let kept = of_share(nodes, share);
+            Box::new(analyze::AnalyzeFold::keeping(&base, kept).of(share))
         }),
     };
     let plan = StageSpec {
@@ -51,7 +52,15 @@ pub fn stages_keeping(nodes: usize) -> Vec<Rc<StageSpec>> {
         urgent: &[Topic::Directives],
         encoding: LEDGER_VERSION.into(),
         engine: crate::plan::ENGINE,
-        open: Rc::new(|share, base| Box::new(plan::PlanFold::new(share.partition, &base))),
+        open: Rc::new(move |share, base| {
+            let kept = of_share(nodes, share);
+            Box::new(plan::PlanFold::keeping(share.partition, &base, kept))
+        }),
     };
     vec![Rc::new(analyze), Rc::new(plan)]
+}
+
+/// What one of several partitions may keep, so that together they keep `nodes`.
+fn of_share(nodes: usize, share: Share) -> usize {
+    nodes.div_ceil(share.partitions.max(1) as usize)
 }

@@ -1,5 +1,5 @@
 //! What the loop costs on Kafka, a broker of its own on the same machine beside it:
-//! `cargo bench --bench kafka [-- NODES... | latency | restart] [streams] [KEY=VALUE...]`.
+//! `cargo bench --bench kafka [-- NODES... | latency | restart | soak] [streams] [KEY=VALUE...]`.
 //! Prints figures; needs Java 17 and Maven.
 //!
 //! By nodes (default 10,000): a seeded fleet's samples as Avro are written to `metrics`; then the
@@ -12,6 +12,8 @@
 //!
 //! `restart`: of a processor that is killed while it works; its rows are there. From the start of
 //! the next to its first new event, by the number of nodes given.
+//!
+//! `soak`: 10,000 samples/s for half an hour; what the processor holds in memory, a line a minute.
 //!
 //! `KEY=VALUE` are settings to try: librdkafka's, or of `[loop]` and `[kafka]`.
 
@@ -65,6 +67,7 @@ fn main() {
     };
     match () {
         () if has("latency") => bench.latency(10_000),
+        () if has("soak") => nodes.iter().for_each(|nodes| bench.soak(*nodes)),
         () if has("restart") => nodes.iter().for_each(|nodes| bench.restart(*nodes)),
         () => nodes
             .iter()
@@ -213,6 +216,42 @@ impl Bench {
             );
             next.kill();
         });
+    }
+
+    fn soak(&self, nodes: usize) {
+        let told = self.told(&format!("soak{nodes}."), "analyze,plan");
+        let partitions = self.make_topics(&told);
+        let topic = format!("{}metrics", told.prefix);
+        println!(
+            "{nodes} nodes, {partitions} partitions, {} samples/s:",
+            1000 * SOAK_A_MS
+        );
+        let mut fleet = Fleet::new(nodes, FAULT_RATE, now_ms() - EVERY_MS);
+        self.produce(&topic, &mut fleet, nodes as u64);
+        let mut processor = Processor::start(&told);
+        while processor.wait_for("idle").parse::<u64>().expect("a number") < nodes as u64 {}
+        let mut config = self.config();
+        config.set("partitioner", "murmur2_random");
+        let producer: BaseProducer = config.create().expect("a producer");
+        let (begun, mut sample) = (Instant::now(), Vec::new());
+        for minute in 0..=SOAK_MINUTES {
+            println!(
+                "after {minute:>2} min  resident {} MiB",
+                processor.resident_mib()
+            );
+            for i in 60_000 * minute..60_000 * (minute + 1) {
+                let due = Duration::from_millis(i);
+                while begun.elapsed() < due {
+                    producer.poll(Duration::ZERO);
+                    std::thread::park_timeout(due.saturating_sub(begun.elapsed()));
+                }
+                for _ in 0..SOAK_A_MS {
+                    let node = fleet.next(&mut sample, Some(now_ms()), false);
+                    send(&producer, &topic, node, &sample);
+                }
+            }
+        }
+        processor.kill();
     }
 
     fn told(&self, prefix: &str, stages: &str) -> Told {
@@ -372,6 +411,12 @@ const FAULT_RATE: f64 = 0.002;
 
 /// Samples of a measurement of latency, of which the first quarter warms up.
 const LATENCY_SAMPLES: u64 = 60_000;
+
+/// Minutes of a soak.
+const SOAK_MINUTES: u64 = 30;
+
+/// Samples a millisecond of a soak.
+const SOAK_A_MS: u64 = 10;
 
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(120);

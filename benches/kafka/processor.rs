@@ -74,6 +74,11 @@ impl Processor {
         }
     }
 
+    /// What it holds in memory now.
+    pub fn resident_mib(&self) -> u64 {
+        memory_mib(self.child.id()).0
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("it runs");
@@ -199,7 +204,7 @@ pub fn live(told: &Told) {
         if told.stop_after > 0 && turn.idle && folded >= told.stop_after {
             let half = half.expect("half came before");
             let figures = half.figures(folded, told.broker_pid);
-            let (now, peak) = memory_mib();
+            let (now, peak) = memory_mib(std::process::id());
             let tally = worker.tally();
             say(&format!(
                 "figures {figures}  resident {now} MiB, at most {peak}  commits {}, rows written \

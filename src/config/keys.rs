@@ -683,8 +683,7 @@ const ROWS: &[Row] = &[
         "kafka.flush_gap_ms",
         "ms",
         whole(0, 10_000),
-        "shortest gap between commits that something urgent brings on; never less than twice the \
-         last commit took",
+        "shortest gap between the end of a commit and one that something urgent brings on",
         "later orders, fewer transactions",
     ),
     (
@@ -1007,7 +1006,7 @@ const ROWS: &[Row] = &[
         "loop.cached_nodes",
         "nodes",
         whole(1, 10_000_000),
-        "kept decoded in memory",
+        "kept decoded in memory by each stage, all its partitions together",
         "2.5 KB of memory each",
     ),
     (

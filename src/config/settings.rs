@@ -111,8 +111,8 @@ pub struct KafkaSettings {
     /// A transaction that its processor left open is aborted after so long, ms: less than the
     /// session's. Default 8000.
     pub transaction_timeout_ms: u64,
-    /// Shortest gap between commits that something urgent brings on, ms; never less than twice the
-    /// last commit took. Default 5.
+    /// Shortest gap between the end of a commit and one that something urgent brings on, ms.
+    /// Default 5.
     pub flush_gap_ms: i64,
     /// Records folded before a commit is due, in place of `loop.flush_records`: a transaction costs
     /// the brokers several requests a partition. Default 20,000.
@@ -374,7 +374,8 @@ pub struct LoopSettings {
     /// How long rows in memory may be ahead of those on disk, ms: what a restart folds again.
     /// Default 1000.
     pub apply_ms: i64,
-    /// Nodes kept decoded in memory. Default 65536, about 2.5 KB each.
+    /// Nodes kept decoded in memory by each stage, all its partitions together. Default 65536, about
+    /// 2.5 KB each.
     pub cached_nodes: usize,
     /// A Tick after so long without a record while an alarm stands, s. Default 5.
     pub tick_s: i64,

@@ -3,6 +3,7 @@
 //! [`Worker::turn`] polls, folds, and commits when it is time. Which turn a commit falls into never
 //! shows in what is written.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -94,12 +95,11 @@ pub struct Config {
     pub flush_bytes: usize,
     /// Longest wait for a commit. Default 150 ms.
     pub flush_every: Span,
-    /// Shortest gap between commits that an urgent output brings on (and never less than twice the
-    /// last commit took). Default 5 ms.
+    /// Shortest gap between the end of a commit and one that an urgent output brings on. Default 5 ms.
     pub flush_gap: Span,
     /// Records folded before the rows are written. Default 10,000: what a restart folds again.
     pub apply_records: usize,
-    /// Changed rows in memory before they are written. Default 16,384.
+    /// Changed rows of all tasks together in memory before they are written. Default 16,384.
     pub apply_rows: usize,
     /// Longest time that rows on disk lag a commit. Default 1 s.
     pub apply_every: Span,
@@ -163,8 +163,8 @@ pub struct Worker {
     router: Router,
     /// Per assigned inbox partition its task; `None` until it is opened.
     slots: BTreeMap<TopicPartition, Option<Slot>>,
-    /// When the last commit ended, and how long it took.
-    last_commit: (i64, i64),
+    /// When the last commit ended.
+    last_commit: i64,
     commit_failures: u32,
     tally: Tally,
 }
@@ -222,7 +222,7 @@ impl Worker {
             config,
             router,
             slots: BTreeMap::new(),
-            last_commit: (now, 0),
+            last_commit: now,
             commit_failures: 0,
             tally: Tally::default(),
         })
@@ -353,8 +353,8 @@ impl Worker {
     }
 
     fn flush_due(&mut self, now: i64, behind: bool) -> bool {
-        let (ended, took) = self.last_commit;
-        let gap = self.config.flush_gap.0.max(2 * took);
+        let ended = self.last_commit;
+        let gap = self.config.flush_gap.0;
         let (mut folded, mut bytes, mut urgent) = (0, 0, false);
         for slot in self.running() {
             let outputs = &slot.running.outputs;
@@ -374,7 +374,7 @@ impl Worker {
 
     /// Step 2 of the protocol, then step 3 where the rows lag enough.
     fn flush(&mut self) -> Result<(), Stop> {
-        let (begun, begun_us) = (self.clock.now_ms(), self.clock.now_us());
+        let begun_us = self.clock.now_us();
         let (mut outputs, mut positions) = (Vec::new(), Vec::new());
         for slot in self.running().filter(|slot| slot.running.folded > 0) {
             outputs.append(&mut slot.running.outputs);
@@ -388,29 +388,40 @@ impl Worker {
         match self.log.commit(outputs, &positions) {
             Ok(ends) => {
                 self.tally.commit_us = self.clock.now_us() - begun_us;
-                self.committed(begun, &ends)
+                self.committed(&ends)
             }
             Err(error) => self.not_committed(&positions, error),
         }
     }
 
-    fn committed(&mut self, begun: i64, ends: &[(TopicPartition, i64)]) -> Result<(), Stop> {
+    fn committed(&mut self, ends: &[(TopicPartition, i64)]) -> Result<(), Stop> {
         let now = self.clock.now_ms();
-        self.last_commit = (now, now - begun);
+        self.last_commit = now;
         self.commit_failures = 0;
         self.tally.commits += 1;
-        let mut applies = 0;
+        for slot in self.running().filter(|slot| slot.running.folded > 0) {
+            slot.running.committed(ends);
+        }
+        self.apply_excess(now)
+    }
+
+    /// Writes the rows of tasks where too many records or rows wait, and while all tasks together
+    /// hold too many, of those with the most: the number of partitions does not multiply what is in
+    /// memory. Everything folded is committed.
+    fn apply_excess(&mut self, now: i64) -> Result<(), Stop> {
         let config = &self.config;
-        for slot in self.slots.values_mut().flatten() {
-            if slot.running.folded > 0 {
-                slot.running.committed(ends);
-            }
-            if slot.running.lags(config) {
+        let slots = self.slots.values_mut().flatten();
+        let mut slots: Vec<(usize, &mut Slot)> =
+            slots.map(|slot| (slot.running.changed(), slot)).collect();
+        slots.sort_by_key(|(changed, _)| Reverse(*changed));
+        let mut in_memory: usize = slots.iter().map(|(changed, _)| changed).sum();
+        for (changed, slot) in slots {
+            if in_memory >= config.apply_rows || slot.running.lags(config) {
                 slot.apply(now)?;
-                applies += 1;
+                self.tally.applies += 1;
+                in_memory -= changed;
             }
         }
-        self.tally.applies += applies;
         Ok(())
     }
 

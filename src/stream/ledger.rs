@@ -12,7 +12,7 @@ use crate::model::{
     PolicyId, PolicyInForce, Queue, Time,
 };
 
-use super::{Base, Key, Row, RowError, Table, read_name, write_name};
+use super::{Base, CLEAN_ROWS_MAX, Key, Row, RowError, Table, read_name, write_name};
 
 /// The tables of one partition.
 pub struct Ledger {
@@ -70,13 +70,18 @@ pub struct InQueue {
 impl Ledger {
     /// The tables in `base`.
     pub fn new(base: &Rc<dyn Base>) -> Self {
+        Ledger::keeping(base, CLEAN_ROWS_MAX)
+    }
+
+    /// The same, each table keeping about so many unchanged rows in memory.
+    pub fn keeping(base: &Rc<dyn Base>, rows: usize) -> Self {
         Ledger {
             partition: Table::new(1, base.clone()),
-            meshes: Table::new(2, base.clone()),
-            nodes: Table::new(3, base.clone()),
-            agenda: Table::new(4, base.clone()),
-            slots: Table::new(5, base.clone()),
-            waiting: Table::new(6, base.clone()),
+            meshes: Table::new(2, base.clone()).with_clean_max(rows),
+            nodes: Table::new(3, base.clone()).with_clean_max(rows),
+            agenda: Table::new(4, base.clone()).with_clean_max(rows),
+            slots: Table::new(5, base.clone()).with_clean_max(rows),
+            waiting: Table::new(6, base.clone()).with_clean_max(rows),
             parsed: RefCell::default(),
         }
     }

@@ -10,7 +10,7 @@ mod table;
 pub use alarm::Alarms;
 pub use ledger::{ByTime, InQueue, LEDGER_VERSION, Ledger, Whole};
 pub use shelf::Shelf;
-pub use table::{Base, Key, NoBase, Row, RowError, Table, read_name, write_name};
+pub use table::{Base, CLEAN_ROWS_MAX, Key, NoBase, Row, RowError, Table, read_name, write_name};
 
 use crate::model::{Cause, NodeKey, Span, Time};
 

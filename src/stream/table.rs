@@ -514,7 +514,7 @@ pub(super) fn decode<V: Row>(bytes: &[u8]) -> V {
 
 /// Unchanged rows that a table keeps at most: some 50 MB of rows of 700 bytes, and a fleet of that
 /// many nodes is read from the base once only.
-const CLEAN_ROWS_MAX: usize = 65_536;
+pub const CLEAN_ROWS_MAX: usize = 65_536;
 
 /// Rows of the base that a search reads at once.
 const PIECE: usize = 64;

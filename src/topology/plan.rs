@@ -9,8 +9,8 @@ use crate::knowledge::evolve;
 use crate::model::{Body, Event, MeshId, PlanRecord, Time};
 use crate::plan::{AdoptedSchema, ENGINE, Plan, adopted};
 use crate::stream::{
-    Alarms, At, Base, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold, Key, Ledger, Output, Reject, To,
-    Topic,
+    Alarms, At, Base, CLEAN_ROWS_MAX, EVENTS_FOR_INPUT, EVENTS_PER_RECORD, Fold, Key, Ledger,
+    Output, Reject, To, Topic,
 };
 use crate::wire;
 
@@ -27,6 +27,11 @@ pub struct PlanFold {
 impl PlanFold {
     /// Plan over the rows in `base`.
     pub fn new(partition: i32, base: &Rc<dyn Base>) -> Self {
+        PlanFold::keeping(partition, base, CLEAN_ROWS_MAX)
+    }
+
+    /// The same, keeping about so many unchanged rows of each table decoded in memory.
+    pub fn keeping(partition: i32, base: &Rc<dyn Base>, rows: usize) -> Self {
         let schemas = wire::event_schemas()
             .iter()
             .map(|schema| AdoptedSchema {
@@ -41,7 +46,7 @@ impl PlanFold {
                 schemas,
                 evolve,
             },
-            ledger: Ledger::new(base),
+            ledger: Ledger::keeping(base, rows),
             alarms: Alarms::new(7, base.clone()),
             partition,
             spent: 0,
