@@ -374,8 +374,8 @@ pub struct LoopSettings {
     /// How long rows in memory may be ahead of those on disk, ms: what a restart folds again.
     /// Default 1000.
     pub apply_ms: i64,
-    /// Nodes kept decoded in memory by each stage, all its partitions together. Default 65536, about
-    /// 2.5 KB each.
+    /// Nodes kept decoded in memory by each stage, all its partitions together. Default 65536,
+    /// about 2.5 KB each.
     pub cached_nodes: usize,
     /// A Tick after so long without a record while an alarm stands, s. Default 5.
     pub tick_s: i64,

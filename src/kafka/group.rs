@@ -1,5 +1,5 @@
-//! Membership of a group: what librdkafka says of it while it is polled is noted here and done by who
-//! polls; leaving takes a limited time.
+//! Membership of a group: what librdkafka says of it while it is polled is noted here and done by
+//! who polls; leaving takes a limited time.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, Ordering};

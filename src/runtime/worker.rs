@@ -95,7 +95,8 @@ pub struct Config {
     pub flush_bytes: usize,
     /// Longest wait for a commit. Default 150 ms.
     pub flush_every: Span,
-    /// Shortest gap between the end of a commit and one that an urgent output brings on. Default 5 ms.
+    /// Shortest gap between the end of a commit and one that an urgent output brings on.
+    /// Default 5 ms.
     pub flush_gap: Span,
     /// Records folded before the rows are written. Default 10,000: what a restart folds again.
     pub apply_records: usize,

@@ -218,7 +218,7 @@ fn watch() {
     static WATCHED: Once = Once::new();
     WATCHED.call_once(|| {
         thread::spawn(|| {
-            thread::sleep(BINARY_MAX);
+            thread::park_timeout(BINARY_MAX);
             aside(&format!(
                 "a test of this binary hangs: not done within {BINARY_MAX:?}"
             ));
