@@ -2,10 +2,11 @@
 //! settings an operator gave.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::{debug, error, info, warn};
@@ -106,13 +107,18 @@ impl Client {
 
 /// The text in a file, without the line's end.
 fn secret(key: &str, file: &str) -> Result<String, KafkaError> {
-    let text = std::fs::read_to_string(Path::new(file))
-        .map_err(|error| KafkaError(format!("reading {file} ({key}): {error}")))?;
+    let text = std::fs::read_to_string(Path::new(file)).map_err(|error| {
+        KafkaError(format!(
+            "reading {file} ({key}): {error}; expected a file that holds the secret alone"
+        ))
+    })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Hands librdkafka's words on to the log.
-pub(super) struct Words;
+/// Hands librdkafka's words on to the log, and keeps the last complaint: the error of a call says no
+/// more than that nobody could be reached, not that a password is wrong.
+#[derive(Default)]
+pub(super) struct Words(Mutex<Option<String>>);
 
 impl ClientContext for Words {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -120,9 +126,35 @@ impl ClientContext for Words {
     }
 
     fn error(&self, error: Native, reason: &str) {
+        // That all are down follows from what was said of each.
+        if error.rdkafka_error_code() != Some(Code::AllBrokersDown) {
+            *self.last() = Some(reason.to_owned());
+        }
         complain(&error, reason);
     }
 }
+
+impl Words {
+    fn last(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An error of a consumer's call, with what librdkafka complained of last. The consumer has nothing
+/// assigned that anybody waits for.
+pub(super) fn explained(consumer: &BaseConsumer<Words>, error: impl std::fmt::Display) -> String {
+    // Complaints lie there until somebody polls; a poll that found one answers with nothing.
+    for _ in 0..COMPLAINTS_MAX {
+        consumer.poll(Duration::ZERO);
+    }
+    match &*consumer.context().last() {
+        Some(complaint) => format!("{error}; {complaint}"),
+        None => error.to_string(),
+    }
+}
+
+/// Complaints that are listened to at a time.
+const COMPLAINTS_MAX: usize = 100;
 
 impl ConsumerContext for Words {}
 

@@ -209,7 +209,7 @@ impl NodeOrders {
             .set("auto.offset.reset", "earliest")
             .set("queued.max.messages.kbytes", AHEAD_KIB)
             .set("check.crcs", "true")
-            .create_with_context(Words)
+            .create_with_context(Words::default())
             .map_err(|error| KafkaError::of("setting up a reader", error))?;
         Ok(NodeOrders {
             client: client.clone(),

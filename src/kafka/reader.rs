@@ -12,7 +12,7 @@ use crate::model::Time;
 use crate::runtime::{Chunk, LogError, Position, TopicPartition};
 use crate::stream::Topic;
 
-use super::client::{Client, KafkaError, Words};
+use super::client::{Client, KafkaError, Words, explained};
 use super::log::{FETCH_AGAIN_MS, record_of};
 use super::names::Names;
 use super::position::committed;
@@ -47,7 +47,7 @@ impl Reader {
             let ahead = client.settings.fetch_ahead_kib;
             config.set("queued.max.messages.kbytes", ahead.to_string());
             config
-                .create_with_context(Words)
+                .create_with_context(Words::default())
                 .map_err(|error| KafkaError::of(attempt, error))
         };
         Ok(Reader {
@@ -81,6 +81,7 @@ impl Reader {
                     Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => {
                         "there is no such topic; `homeostat topics create` makes it".to_owned()
                     }
+                    _ if self.at.is_none() => explained(&self.committed, error),
                     _ => error.to_string(),
                 },
             )

@@ -11,13 +11,14 @@ use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
     TopicReplication,
 };
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::types::RDKafkaErrorCode as Code;
 
 use crate::config::settings::{Settings, Source};
 use crate::model::LogOpened;
 use crate::stream::Topic;
 
-use super::client::{Client, KafkaError, Words};
+use super::client::{Client, KafkaError, Words, explained};
 
 /// What a topic should be.
 struct Wanted {
@@ -111,7 +112,12 @@ fn wanted(topic: Topic, settings: &Settings) -> Wanted {
 pub fn look(client: &Client) -> Result<BTreeMap<Topic, Seen>, KafkaError> {
     let admin = admin(client)?;
     let attempt = format!("asking {} for its topics", client.brokers());
-    let metadata = admin.inner().fetch_metadata(None, ASK).map_err(|error| {
+    let consumer: BaseConsumer<Words> = client
+        .config()
+        .create_with_context(Words::default())
+        .map_err(|error| KafkaError::of(&attempt, error))?;
+    let metadata = consumer.fetch_metadata(None, ASK).map_err(|error| {
+        let error = explained(&consumer, error);
         KafkaError(format!(
             "{attempt}: {error}; expected brokers there (kafka.brokers, kafka.security)"
         ))
@@ -373,7 +379,7 @@ fn not_opened(
 fn admin(client: &Client) -> Result<AdminClient<Words>, KafkaError> {
     client
         .config()
-        .create_with_context(Words)
+        .create_with_context(Words::default())
         .map_err(|error| KafkaError::of("setting up an admin client", error))
 }
 
