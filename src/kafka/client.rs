@@ -115,8 +115,8 @@ fn secret(key: &str, file: &str) -> Result<String, KafkaError> {
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Hands librdkafka's words on to the log, and keeps the last complaint: the error of a call says no
-/// more than that nobody could be reached, not that a password is wrong.
+/// Hands librdkafka's words on to the log, and keeps the last complaint: the error of a call says
+/// no more than that nobody could be reached, not that a password is wrong.
 #[derive(Default)]
 pub(super) struct Words(Mutex<Option<String>>);
 
