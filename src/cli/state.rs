@@ -322,8 +322,16 @@ fn print_views(views: &Views, printer: &mut Printer<impl Write>) -> anyhow::Resu
         printer.print(&(), &plain(&text))?;
     }
     for ((symptom, action), remedy) in &views.remedies {
+        let sure = match remedy.efficacy() {
+            Some((low, high)) => format!(
+                "; helps between {:.0} and {:.0} % of the time (95 % sure)",
+                low * 100.0,
+                high * 100.0
+            ),
+            None => String::new(),
+        };
         let text = format!(
-            "remedy {} against {}: ordered {}, applied {}, helped {}, did not help {}",
+            "remedy {} against {}: ordered {}, applied {}, helped {}, did not help {}{sure}",
             words(action),
             symptom.name(),
             remedy.ordered,
