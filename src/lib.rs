@@ -36,6 +36,8 @@
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].
 //! - What others write means the same whenever it is folded, and what leaves in another form comes
 //!   back as it was: `tests/formats.rs`.
+//! - What others are told of records, topics and routes is what we read and write:
+//!   `tests/asyncapi.rs`.
 //! - Every back end of the log and of the rows keeps its port's promises: `tests/conformance.rs`.
 //! - The real program, killed again and again under load, decides what an undisturbed one does; a
 //!   full, damaged or read-only disk is said clearly and loses nothing acknowledged:
