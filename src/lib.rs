@@ -38,6 +38,8 @@
 //!   back as it was: `tests/formats.rs`.
 //! - What others are told of records, topics and routes is what we read and write:
 //!   `tests/asyncapi.rs`.
+//! - An agent that is not ours, written from that page alone, does every order once:
+//!   `tests/examples.rs`.
 //! - Every back end of the log and of the rows keeps its port's promises: `tests/conformance.rs`.
 //! - The real program, killed again and again under load, decides what an undisturbed one does; a
 //!   full, damaged or read-only disk is said clearly and loses nothing acknowledged:
