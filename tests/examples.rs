@@ -4,10 +4,9 @@
 //! At a desk without the interpreter that one needs its test says so and passes; in CI it must be
 //! there.
 
-mod agent {
-    pub mod door;
-}
 mod broker;
+#[path = "agent/door.rs"]
+mod door;
 #[path = "processes/process.rs"]
 mod process;
 
@@ -32,7 +31,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 
-use agent::door::{Door, now_ms};
+use door::{Door, Seen, now_ms};
 use process::{Home, Processor, until};
 
 /// An agent that follows a door.
@@ -226,7 +225,7 @@ fn is_not_fooled(example: Example) {
     door.order(unknown.replace("\"aggressive\"", "\"gentle\""));
     door.order(unknown.replace("\"id\":\"dir-8\",", ""));
     order(&door, &directive("log", 8, ROUTE));
-    let last = |seen: &agent::door::Seen| seen.outcomes.iter().any(|o| o["generation"] == 8);
+    let last = |seen: &Seen| seen.outcomes.iter().any(|o| o["generation"] == 8);
     door.wait("an outcome of the last", last);
     let done = [(5, "applied"), (5, "applied"), (8, "applied")];
     assert_eq!(ended(&door.seen().outcomes), done);
@@ -237,7 +236,7 @@ fn is_not_fooled(example: Example) {
     let before = door.seen().outcomes.len();
     let agent = example.start(&url, NODE, &home.0);
     order(&door, &directive("log", 10, SCALE));
-    let last = |seen: &agent::door::Seen| seen.outcomes.iter().any(|o| o["generation"] == 10);
+    let last = |seen: &Seen| seen.outcomes.iter().any(|o| o["generation"] == 10);
     door.wait("an outcome after a restart", last);
     let after = ended(&door.seen().outcomes[before..]);
     let kinds: BTreeSet<_> = after.iter().copied().collect();
@@ -252,7 +251,7 @@ fn is_not_fooled(example: Example) {
         let door = Door::on_port(TcpListener::bind(address).unwrap(), log_id);
         order(&door, &directive(log_id, generation, HEAL));
         let agent = example.start(&url, NODE, &home.0);
-        let reported = |seen: &agent::door::Seen| {
+        let reported = |seen: &Seen| {
             let of = |outcome: &&Value| outcome["generation"] == generation;
             // At its start it reports what was done of that log, then what comes again.
             seen.outcomes.iter().filter(of).count() > usize::from(log_id == "log")
