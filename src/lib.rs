@@ -73,7 +73,7 @@
     clippy::unwrap_used
 )]
 
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 #[expect(
     clippy::disallowed_methods,
     reason = "the rim on a node: it owns files, sockets, processes and reads clocks"
@@ -126,7 +126,7 @@ pub mod rows;
 pub mod runtime;
 pub mod sim;
 pub mod stream;
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 #[expect(
     clippy::disallowed_methods,
     reason = "the rim: it writes to standard error"
