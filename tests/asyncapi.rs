@@ -4,6 +4,10 @@
 //! Fields may be added one day, so the schemas are open. Here they are closed, or a renamed field
 //! would pass for an added one.
 
+#[cfg(feature = "io")]
+#[path = "agent/door.rs"]
+mod door;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -295,6 +299,40 @@ fn our_decoders_read_every_example() {
 }
 
 #[test]
+fn the_words_for_people_show_what_the_page_says() {
+    let page = Page::read();
+    let text = std::fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    let mut shown = Vec::new();
+    let blocks = text.split("```json\n").skip(1);
+    for line in blocks.flat_map(|rest| rest.split("```").next().unwrap().lines()) {
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let schema = [
+            "accepted",
+            "directive_id",
+            "ttl_s",
+            "time_source",
+            "interval_s",
+        ]
+        .into_iter()
+        .zip(["taken", "outcome", "directive", "log", "sample"])
+        .find_map(|(key, schema)| value.get(key).map(|_| schema))
+        .unwrap_or_else(|| panic!("what is {line}?"));
+        check(&page.judge(schema), schema, line);
+        match schema {
+            "outcome" => drop(wire::json::decode_outcome(line.as_bytes()).unwrap()),
+            "directive" => drop(wire::json::decode_directive(line.as_bytes()).unwrap()),
+            "sample" => {
+                let later = Time(1_767_225_620_000);
+                take_line(line.as_bytes(), later, Span::seconds(0)).unwrap();
+            }
+            _ => {}
+        }
+        shown.push(schema);
+    }
+    assert_eq!(shown, ["sample", "directive", "outcome", "taken", "log"]);
+}
+
+#[test]
 fn what_a_simulated_mesh_records_is_as_the_page_says() {
     let page = Page::read();
     for seed in ["1", "7"] {
@@ -387,6 +425,53 @@ fn headers_are_as_the_page_says() {
                 .map(|(name, text)| (name, String::from_utf8(text).unwrap().into()))
                 .collect();
             check(&judge, record, &Value::Object(all).to_string());
+        }
+    }
+}
+
+/// Ended when it is dropped.
+#[cfg(feature = "io")]
+struct Killed(std::process::Child);
+
+#[cfg(feature = "io")]
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[cfg(feature = "io")]
+#[test]
+fn what_our_agent_sends_is_as_the_page_says() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("asyncapi-agent");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let config = "[agent]\nmesh = \"site\"\nnode = \"router-1\"\ninterval_s = 1.0\n";
+    std::fs::write(dir.join("homeostat.toml"), config).unwrap();
+    let page = Page::read();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let door = door::Door::on_port(listener, "7f3a9c12");
+    for example in page.examples("directive") {
+        let mut order: Value = serde_json::from_str(&example).unwrap();
+        order["issued_at"] = Time(door::now_ms()).to_string().into();
+        door.order(order.to_string());
+    }
+    let agent = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", env!("CARGO_BIN_EXE_homeostat")])
+        .args(["agent", "--server", &url])
+        .current_dir(&dir)
+        .spawn();
+    let _agent = Killed(agent.unwrap());
+    door.wait("samples and outcomes", |seen| {
+        seen.samples.len() >= 2 && seen.outcomes.len() >= 2
+    });
+    let seen = door.seen();
+    for (schema, sent) in [("sample", seen.samples), ("outcome", seen.outcomes)] {
+        let judge = page.judge(schema);
+        for line in &sent {
+            check(&judge, schema, &line.to_string());
         }
     }
 }
