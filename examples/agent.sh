@@ -15,7 +15,7 @@ act() { # kind value
 # The log's name and its time in s, never too early; 0 where nothing is over.
 log() {
     local answer name source date
-    answer=$(curl -sS -f -m 30 -D - "$door/v1/log" | tr -d '\r') || return 1
+    answer=$(curl -sS -f -m 30 -D - "$door/v1/log" 9>&- | tr -d '\r') || return 1
     read -r name source < <(jq -r '"\(.log_id) \(.time_source)"' <<<"${answer##*$'\n\n'}") || return 1
     date=$(sed -n 's/^[Dd]ate: //p' <<<"$answer")
     [[ $source == sample ]] && { echo "$name 0"; return; }
@@ -30,8 +30,8 @@ keep() { # row
 report() { # outcome
     local status
     until status=$(curl -sS -m 30 -o /dev/null -w '%{http_code}' -H 'content-type: application/json' \
-        --data-binary "$1" "$door/v1/outcomes") && [[ $status =~ ^(2..|400|413|422)$ ]]; do
-        sleep 2
+        --data-binary "$1" "$door/v1/outcomes" 9>&-) && [[ $status =~ ^(2..|400|413|422)$ ]]; do
+        sleep 2 9>&-
     done
     [[ $status == 2?? ]] || echo "not taken ($status): $1" >&2
 }
@@ -99,7 +99,8 @@ obey() { # directive name now
 }
 
 exec 9>>"$journal"
-flock -n 9 || { echo "another agent holds $journal" >&2; exit 1; }
+# What a killed agent began holds it for a little longer.
+flock -w 60 9 || { echo "another agent holds $journal" >&2; exit 1; }
 # A line that did not end was never durable.
 [[ -z $(tail -c 1 "$journal") ]] || truncate -s "-$(tail -n 1 "$journal" | wc -c)" "$journal"
 jq -e . "$journal" >/dev/null || [[ ! -s $journal ]] || { echo "$journal is damaged" >&2; exit 1; }
@@ -118,5 +119,5 @@ while :; do
         kill "$follower" 2>/dev/null
         exec 8<&-
     fi
-    sleep 2
+    sleep 2 9>&-
 done

@@ -201,9 +201,10 @@ fn is_not_fooled(example: Example) {
     }
     let home = Home::new(&format!("fooled-{}", example.file), "");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let url = format!("http://{address}");
-    let door = Door::on_port(listener, "log");
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // Kept, or while no door is there somebody else may get the port.
+    let door_on = |log_id: &str| Door::on_port(listener.try_clone().unwrap(), log_id);
+    let door = door_on("log");
     let mut agent = example.start(&url, NODE, &home.0);
     let order = |door: &Door, order: &Directive| door.order(wire::json::directive(order));
 
@@ -248,7 +249,7 @@ fn is_not_fooled(example: Example) {
 
     // Another log has its own generations, and the old one's count again when it is back.
     for (log_id, generation, acts) in [("two", 3, 4), ("log", 5, 4)] {
-        let door = Door::on_port(TcpListener::bind(address).unwrap(), log_id);
+        let door = door_on(log_id);
         order(&door, &directive(log_id, generation, HEAL));
         let agent = example.start(&url, NODE, &home.0);
         let reported = |seen: &Seen| {
