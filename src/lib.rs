@@ -36,6 +36,10 @@
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].
 //! - What others write means the same whenever it is folded, and what leaves in another form comes
 //!   back as it was: `tests/formats.rs`.
+//! - What others are told of records, topics and routes is what we read and write:
+//!   `tests/asyncapi.rs`.
+//! - An agent that is not ours, written from that page alone, does every order once:
+//!   `tests/examples.rs`.
 //! - Every back end of the log and of the rows keeps its port's promises: `tests/conformance.rs`.
 //! - The real program, killed again and again under load, decides what an undisturbed one does; a
 //!   full, damaged or read-only disk is said clearly and loses nothing acknowledged:
@@ -69,7 +73,7 @@
     clippy::unwrap_used
 )]
 
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 #[expect(
     clippy::disallowed_methods,
     reason = "the rim on a node: it owns files, sockets, processes and reads clocks"
@@ -122,7 +126,7 @@ pub mod rows;
 pub mod runtime;
 pub mod sim;
 pub mod stream;
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 #[expect(
     clippy::disallowed_methods,
     reason = "the rim: it writes to standard error"

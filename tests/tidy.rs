@@ -1113,6 +1113,38 @@ fn the_readme_names_every_config_key() {
     );
 }
 
+/// The agent alone is for routers: what a router has no room for is not among its features.
+#[test]
+fn the_small_agent_brings_no_vendor() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    let brings = |feature: &str| -> BTreeSet<String> {
+        let list = manifest["features"][feature].as_array().unwrap();
+        let name = |word: &toml::Value| word.as_str().unwrap().to_owned();
+        list.iter().map(name).collect()
+    };
+    assert!(brings("io").contains("agent"), "the whole build has it too");
+    for vendor in [
+        "rdkafka",
+        "rocksdb",
+        "axum",
+        "object_store",
+        "reqwest",
+        "rustls",
+    ] {
+        let word = format!("dep:{vendor}");
+        assert!(
+            !brings("agent").contains(&word) && brings("io").contains(&word),
+            "{vendor}"
+        );
+    }
+    let alone = brings("agent");
+    assert!(
+        alone.iter().all(|word| word.starts_with("dep:")),
+        "{alone:?}"
+    );
+}
+
 #[test]
 fn code_and_comments_are_told_apart() {
     let code = |text: &str| -> Vec<String> {

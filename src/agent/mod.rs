@@ -22,9 +22,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::settings::AgentSettings;
+#[cfg(feature = "io")]
 use crate::kafka;
 use crate::model::{MeshId, NodeId, NodeKey};
 
+#[cfg(feature = "io")]
 use brokers::Brokers;
 use buffer::Buffer;
 use client::{Client, Server};
@@ -37,6 +39,7 @@ use sampling::{Sampler, now_ms};
 
 pub use collect::{Missing, Survey, survey};
 
+#[cfg(feature = "io")]
 mod brokers;
 mod buffer;
 mod collect;
@@ -54,12 +57,14 @@ pub enum Way {
     /// At the door of a processor.
     Door(Server),
     /// On the brokers that have its topics.
+    #[cfg(feature = "io")]
     Brokers(Box<kafka::Client>),
 }
 
 /// The loop, once it can be reached.
 enum Reach {
     Door(Client),
+    #[cfg(feature = "io")]
     Brokers(Brokers),
 }
 
@@ -137,6 +142,7 @@ pub async fn run(
             let whom = server.to_string();
             (Reach::Door(Client::new(server, answer)), whom)
         }
+        #[cfg(feature = "io")]
         Way::Brokers(client) => {
             let whom = client.brokers().to_owned();
             (Reach::Brokers(Brokers::new(*client, &node, answer)), whom)
@@ -151,6 +157,7 @@ pub async fn run(
     tracing::info!(%node, server = whom, boot, "the agent runs");
     let ended = work(obeyer, sampler, sender, boot, (told, stop)).await;
     tracing::info!(not_sent = outbox.left(), "the agent ends");
+    #[cfg(feature = "io")]
     if let Reach::Brokers(brokers) = reach {
         brokers.close(FLUSH_MAX).await;
     }

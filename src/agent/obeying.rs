@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+#[cfg(feature = "io")]
 use super::brokers::{Brokers, News, Order};
 use super::client::{Client, SseEvent, beginning, quote};
 use super::executor::{Hands, sample_every};
@@ -28,8 +29,10 @@ use super::outbox::{Backoff, Link, Outbox};
 use super::{AgentError, Reach, stopped};
 use crate::execute::{Admission, Answer, Progress, obey, settle};
 use crate::model::{Action, Directive, NodeKey, Outcome, OutcomeResult, Time};
+#[cfg(feature = "io")]
 use crate::stream::Topic;
 use crate::wire;
+#[cfg(feature = "io")]
 use crate::wire::leaving::own_form;
 
 /// For how long it is believed what the door said of its log.
@@ -129,6 +132,7 @@ impl<'a> Obeyer<'a> {
             let began = Instant::now();
             let ended = match self.reach {
                 Reach::Door(client) => self.follow(client, &mut stop, &mut link).await?,
+                #[cfg(feature = "io")]
                 Reach::Brokers(brokers) => return self.heed(brokers, stop, link).await,
             };
             match ended {
@@ -337,6 +341,7 @@ impl<'a> Obeyer<'a> {
     }
 
     /// Obeys what comes from the brokers, until it is told to stop.
+    #[cfg(feature = "io")]
     async fn heed(
         &mut self,
         brokers: &Brokers,
@@ -373,6 +378,7 @@ impl<'a> Obeyer<'a> {
     }
 
     /// Judges and does one record's directive, if it is for this node.
+    #[cfg(feature = "io")]
     async fn heed_one(&mut self, brokers: &Brokers, order: &Order) -> Result<(), AgentError> {
         let own = own_form(Topic::Directives, &order.value, &order.headers);
         let directive = match own.and_then(|own| wire::json::decode_directive(&own)) {

@@ -16,6 +16,7 @@ use tokio::time::sleep;
 use super::buffer::{BATCH_BYTES_MAX, Batch, Buffer, Lane};
 use super::client::{Answer, Client, beginning};
 use super::{AgentError, Reach, stopped};
+#[cfg(feature = "io")]
 use crate::kafka;
 use crate::model::Outcome;
 
@@ -158,6 +159,7 @@ impl<'a> Sender<'a> {
         };
         let verdict = match self.reach {
             Reach::Door(client) => post(client, &batch).await,
+            #[cfg(feature = "io")]
             Reach::Brokers(brokers) => match brokers.send(&batch).await {
                 kafka::Sent::Taken(_) => Verdict::Over,
                 kafka::Sent::TooLarge(why) => Verdict::TooLarge(why),

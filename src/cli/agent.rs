@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::agent::client::Server;
 use crate::agent::{self, Way};
 use crate::config::Config;
+#[cfg(feature = "io")]
 use crate::kafka::Client;
 
 use super::Global;
@@ -24,6 +25,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Kafka brokers instead of a door, and of the configuration's.
+    #[cfg(feature = "io")]
     #[arg(long, value_name = "HOST:PORT,..", conflicts_with = "server")]
     brokers: Option<String>,
     /// The mesh, instead of the configuration's.
@@ -58,6 +60,13 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
             "starting the agent: it is not said where the loop is; name a door with --server, or \
              brokers with --brokers, HOMEOSTAT_KAFKA_BROKERS or kafka.brokers"
         ),
+        #[cfg(not(feature = "io"))]
+        None => bail!(
+            "starting the agent: kafka.brokers names {}, but this small build speaks with \
+             doors alone; name one with --server, or take the whole build",
+            settings.kafka.brokers
+        ),
+        #[cfg(feature = "io")]
         None => {
             let client = Client::new(&settings.kafka, &settings.log.prefix)?;
             Way::Brokers(Box::new(client))
@@ -92,6 +101,7 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
 
 /// The configuration with what the flags say.
 fn configured(args: &Args, mut config: Config) -> anyhow::Result<Config> {
+    #[cfg(feature = "io")]
     if let Some(brokers) = &args.brokers {
         config = config.with_flag("--brokers", "kafka.brokers", brokers)?;
     }

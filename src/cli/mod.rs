@@ -15,14 +15,14 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use serde::Serialize;
 
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 use crate::config::settings::{LineFormat, TelemetrySettings};
 use crate::config::{Config, ConfigError};
 use crate::stream::Topic;
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 use crate::telemetry::{Form, Telemetry};
 
-#[cfg(feature = "io")]
+#[cfg(feature = "agent")]
 mod agent;
 pub mod assess;
 #[cfg(feature = "io")]
@@ -92,7 +92,7 @@ impl Global {
     }
 
     /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
-    #[cfg(feature = "io")]
+    #[cfg(feature = "agent")]
     fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
         let form = match settings.format {
             LineFormat::Text => Form::Text,
@@ -103,7 +103,7 @@ impl Global {
 
     /// Reads the configuration again and sets the level that it says; nothing else of it counts
     /// before the next start.
-    #[cfg(feature = "io")]
+    #[cfg(feature = "agent")]
     fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
         let config = self.config()?;
         Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
@@ -136,7 +136,7 @@ fn quoted(word: &str) -> String {
 #[derive(Subcommand)]
 enum Command {
     /// A node's side: collect, send, consume its directives, act, report.
-    #[cfg(feature = "io")]
+    #[cfg(feature = "agent")]
     Agent(agent::Args),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
@@ -192,7 +192,7 @@ impl Cli {
         let global = &self.global;
         let mut printer = Printer::stdout(global.json);
         let code = match self.command {
-            #[cfg(feature = "io")]
+            #[cfg(feature = "agent")]
             Command::Agent(args) => agent::run(args, global),
             Command::Assess(args) => assess::run(args, global),
             #[cfg(feature = "io")]

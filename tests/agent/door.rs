@@ -14,7 +14,8 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::UnixListener;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 
 /// What came to it.
@@ -41,7 +42,7 @@ impl Shared {
     }
 }
 
-/// A door on a unix socket, on a thread of its own. Dropping it closes it.
+/// A door on a unix socket or a port, on a thread of its own. Dropping it closes it.
 pub struct Door {
     shared: Arc<Shared>,
     orders: watch::Sender<Vec<String>>,
@@ -68,6 +69,21 @@ impl Door {
     /// A door whose log has its time from there.
     pub fn with_time(socket: &Path, log_id: &str, time_source: &'static str) -> Door {
         let _ = std::fs::remove_file(socket);
+        let listen = || Way::Socket(UnixListener::bind(socket).unwrap());
+        Door::begin(listen, log_id, time_source)
+    }
+
+    /// A door on a port of this machine.
+    pub fn on_port(listener: std::net::TcpListener, log_id: &str) -> Door {
+        listener.set_nonblocking(true).unwrap();
+        Door::begin(
+            || Way::Port(TcpListener::from_std(listener).unwrap()),
+            log_id,
+            "log",
+        )
+    }
+
+    fn begin(listen: impl FnOnce() -> Way, log_id: &str, time_source: &'static str) -> Door {
         let (orders, orders_seen) = watch::channel(Vec::new());
         let (status, status_seen) = watch::channel(200);
         let (stop, stopped) = watch::channel(false);
@@ -85,7 +101,7 @@ impl Door {
             .unwrap();
         let listener = {
             let _entered = runtime.enter();
-            UnixListener::bind(socket).unwrap()
+            listen()
         };
         let thread = std::thread::spawn(move || {
             // With the runtime every connection ends.
@@ -158,22 +174,40 @@ pub fn now_ms() -> i64 {
     since.as_millis() as i64
 }
 
-async fn serve(listener: UnixListener, rooms: Rooms, mut stopped: watch::Receiver<bool>) {
+/// Where a door is.
+enum Way {
+    Socket(UnixListener),
+    Port(TcpListener),
+}
+
+async fn serve(way: Way, rooms: Rooms, mut stopped: watch::Receiver<bool>) {
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => accepted.unwrap().0,
-            _ = stopped.wait_for(|stop| *stop) => return,
+        let accepted = async {
+            match &way {
+                Way::Socket(listener) => {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(attend(stream, rooms.clone()));
+                }
+                Way::Port(listener) => {
+                    let (stream, _) = listener.accept().await.unwrap();
+                    tokio::spawn(attend(stream, rooms.clone()));
+                }
+            }
         };
-        let rooms = rooms.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(rooms.clone(), request));
-            let serving = hyper::server::conn::http1::Builder::new();
-            // A client that went away is no fault of the door.
-            let _ = serving
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+        tokio::select! {
+            () = accepted => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
     }
+}
+
+async fn attend(stream: impl AsyncRead + AsyncWrite + Unpin, rooms: Rooms) {
+    let service = service_fn(|request| answer(rooms.clone(), request));
+    let serving = hyper::server::conn::http1::Builder::new();
+    // A client that went away is no fault of the door.
+    let _ = serving
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
 }
 
 async fn answer(rooms: Rooms, request: Request<Incoming>) -> Result<Response<Words>, Infallible> {
@@ -279,3 +313,18 @@ impl Body for Words {
         next.map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
+
+// Every test binary takes its part of this; named here, the rest of it is not dead.
+const _: (
+    fn(&Path, &str) -> Door,
+    fn(std::net::TcpListener, &str) -> Door,
+    fn(&Door, u16),
+    fn(&Door, Instant),
+    fn(Door) -> Seen,
+) = (
+    Door::open,
+    Door::on_port,
+    Door::answer_with,
+    Door::wait_until,
+    Door::close,
+);
