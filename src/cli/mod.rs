@@ -48,13 +48,16 @@ mod policy;
 mod produce;
 mod records;
 mod replay;
+mod report;
 #[cfg(feature = "io")]
 pub mod run;
+mod since;
 #[cfg(feature = "io")]
 mod speak;
 mod state;
 #[cfg(feature = "io")]
 mod topics;
+mod trial;
 mod watch;
 
 /// Keeps meshes and fleets healthy by itself.
@@ -196,6 +199,8 @@ enum Command {
     Run(run::Args),
     /// Decides again from what was recorded, and compares.
     Replay(replay::Args),
+    /// What was decided, done, withheld and helped over some days, on a page.
+    Report(report::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
     State(state::Args),
     /// The topics of a log on Kafka: make them, what differs, who may do what.
@@ -244,6 +249,7 @@ impl Cli {
             #[cfg(feature = "io")]
             Command::Run(args) => run::run(&args, global),
             Command::Replay(args) => replay::run(args, global, &mut printer),
+            Command::Report(args) => report::run(&args, global, &mut printer),
             Command::State(args) => state::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Topics(command) => topics::run(command, global, &mut printer),

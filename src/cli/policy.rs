@@ -12,11 +12,20 @@ use serde::{Deserialize, Serialize};
 use super::place::Kind;
 use super::place::{Place, Which};
 #[cfg(feature = "io")]
+use super::since::Since;
+#[cfg(feature = "io")]
 use super::speak::{Speaker, Speech, Way, mesh_named};
+use super::trial;
 use super::{Colour, Global, Printer, plain, replace, say};
 use crate::config::{Config, ConfigError, Fault, Origin, Setting};
+#[cfg(feature = "io")]
+use crate::knowledge::explain::duration;
 use crate::model::Policy;
+#[cfg(feature = "io")]
+use crate::model::{MeshId, Span};
 use crate::runtime::{Source, Store};
+#[cfg(feature = "io")]
+use crate::sim::scenario::span;
 use crate::sim::scenario::{first_difference, tell};
 use crate::topology::say::Known;
 
@@ -28,6 +37,8 @@ pub(super) enum Command {
     Apply(Apply),
     /// Whether a file is a policy: 0 it is, 1 it is not and why, 2 it cannot be read.
     Check(Check),
+    /// What a policy would have decided on what was recorded: 0 the same, 1 something else.
+    Diff(trial::Args),
     /// The policies in force, of each mesh.
     Show(Show),
     /// Whether stories end under a policy as they are written: 0 all, 1 not, 2 cannot be read.
@@ -44,6 +55,13 @@ pub(super) struct Apply {
     /// For this mesh; without it for all, those with one of their own too.
     #[arg(long, value_name = "M")]
     mesh: Option<String>,
+    /// Try it on what was recorded over so long, to warn of one that would withhold everything or
+    /// heal everything.
+    #[arg(long, value_name = "SPAN", default_value = "3d", value_parser = span)]
+    over: Span,
+    /// Do not try it.
+    #[arg(long)]
+    untried: bool,
     #[command(flatten)]
     way: Way,
 }
@@ -89,6 +107,7 @@ pub(super) fn run(
     match command {
         #[cfg(feature = "io")]
         Command::Apply(args) => apply(&args, global, printer),
+        Command::Diff(args) => trial::run(&args, global, printer),
         Command::Show(args) => show(&args, global, printer),
         Command::Check(args) => check(args, global, printer),
         Command::Test(args) => test(args, global, printer),
@@ -103,18 +122,51 @@ fn apply(
     global: &Global,
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<ExitCode> {
-    let text = read_text(&args.file, "policy", "TOML")?;
-    let config = match Config::new(Some((&args.file, &text)), []) {
-        Err(ConfigError::Invalid { origin, fault }) => {
-            find_wanting(&origin, &fault, printer)?;
-            return Ok(ExitCode::from(1));
-        }
-        read => read?,
+    let Some(text) = read_policy(&args.file, printer)? else {
+        return Ok(ExitCode::from(1));
     };
     let mesh = args.mesh.as_deref().map(mesh_named).transpose()?;
-    let text = config.policy_text().to_owned();
+    if !args.untried {
+        warn(args, &text, mesh.clone(), global);
+    }
     let mut speaker = Speaker::find(&args.way, global)?;
     speaker.tell(&Speech::Policy { mesh, text }, global, printer)
+}
+
+/// Says what a person may not have meant. What cannot be tried is applied all the same.
+#[cfg(feature = "io")]
+fn warn(args: &Apply, text: &str, mesh: Option<MeshId>, global: &Global) {
+    let which = Which::own(args.way.brokers.clone());
+    let since = Since::Ago(args.over);
+    let told = which
+        .open(global)
+        .and_then(|mut place| trial::trial(&mut place, text, since, mesh));
+    match told {
+        Ok(told) => {
+            let span = duration(args.over);
+            if let Some(warning) = told.and_then(|told| trial::warning(&told, &span)) {
+                say(&format!("homeostat: warning: {warning}"));
+            }
+        }
+        Err(error) => say(&format!(
+            "homeostat: it could not be tried on what was recorded: {error:#}"
+        )),
+    }
+}
+
+/// The policy of a file, as it is proposed; `None` when it is none, which is printed.
+pub(super) fn read_policy(
+    file: &Path,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<Option<String>> {
+    let text = read_text(file, "policy", "TOML")?;
+    match Config::new(Some((file, &text)), []) {
+        Err(ConfigError::Invalid { origin, fault }) => {
+            find_wanting(&origin, &fault, printer)?;
+            Ok(None)
+        }
+        read => Ok(Some(read?.policy_text().to_owned())),
+    }
 }
 
 /// What is in force.

@@ -107,7 +107,7 @@ struct How {
 pub(super) struct Way {
     /// To these brokers, instead of the configuration's: HOST:PORT, several by commas.
     #[arg(long, value_name = "ADDRS")]
-    brokers: Option<String>,
+    pub(super) brokers: Option<String>,
 }
 
 fn length(text: &str) -> Result<Span, String> {

@@ -18,7 +18,9 @@ use crate::model::{
     PlanRecord, Policy, PolicyChange, PolicyId, Reason, Time, Waiting, edit_distance,
 };
 use crate::plan::Plan;
-use crate::runtime::{Incoming, LogError, Position, Source, Store, TopicPartition, partition_of};
+#[cfg(feature = "io")]
+use crate::runtime::Incoming;
+use crate::runtime::{LogError, Position, Source, Store, TopicPartition, partition_of};
 use crate::stream::{At, EVENTS_PER_RECORD, Ledger, Reject, Topic};
 use crate::wire;
 
@@ -88,6 +90,7 @@ pub struct Ready {
 
 impl Ready {
     /// What is appended, if anything is; for all meshes to every partition.
+    #[cfg(feature = "io")]
     pub fn incoming(&self) -> Option<Incoming> {
         Some(Incoming {
             time: self.time,

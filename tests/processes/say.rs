@@ -299,6 +299,18 @@ fn policies(home: &Home, decide: &mut dyn FnMut()) {
     for mesh in ["", "alpha", "beta"] {
         assert_eq!(shown(mesh)["text"], "plan.cooldown_s = 901\n", "{mesh}");
     }
+    let nothing = file("nothing.toml", "plan.mode = \"shadow\"\n");
+    let (code, _, err) = say(home, &["policy", "apply", &nothing, "--mesh", "alpha"]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        err.contains("withholds everything") && err.contains("over the last 72 h 0 min"),
+        "{err}"
+    );
+    let (_, _, err) = say(
+        home,
+        &["policy", "apply", &nothing, "--mesh", "alpha", "--untried"],
+    );
+    assert!(!err.contains("withholds"), "{err}");
     let words = home.lines(&["policy", "show"]);
     assert!(
         words
