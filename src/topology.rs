@@ -16,6 +16,7 @@ pub mod now;
 pub mod places;
 pub mod plan;
 pub mod replay;
+pub mod say;
 pub mod straight;
 pub mod what_if;
 

@@ -257,6 +257,129 @@ fn another_policy_is_tried_on_what_was_recorded() {
 }
 
 #[test]
+fn a_policy_is_compared_with_what_was_decided() {
+    let (_, dir) = kept("demo-diff");
+    let diff = |policy: &str, more: &[&str]| {
+        homeostat(
+            &[&["policy", "diff", policy, "--dir", &dir], more].concat(),
+            &[],
+        )
+    };
+    let same = file("same.toml", "");
+    let (code, out, _) = diff(&same, &[]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.ends_with("of 5 nodes folded: no difference\n"), "{out}");
+
+    let shadow = file("diff-shadow.toml", "plan.mode = \"shadow\"");
+    let (code, out, err) = diff(&shadow, &[]);
+    assert_eq!(code, 1, "{err}");
+    assert!(
+        out.contains("alpha/node-1  aggressive healing: 1 -> 0"),
+        "{out}"
+    );
+    assert!(
+        out.contains("withheld, shadow: 0 -> ") && out.contains("+0 directives, -7"),
+        "{out}"
+    );
+    let (code, out, _) = diff(&shadow, &["--json"]);
+    let sum = json_lines(&out).pop().unwrap();
+    assert_eq!(
+        (code, &sum["less"], &sum["nodes"]),
+        (1, &7.into(), &5.into())
+    );
+    assert_eq!(
+        sum["withheld"]["budget"],
+        serde_json::json!({"was": 1, "now": 0})
+    );
+    let (_, out, _) = diff(&shadow, &["--markdown"]);
+    assert!(out.starts_with("**+0 directives, -7** ("), "{out}");
+    assert!(
+        out.contains("| alpha/node-1 | aggressive healing | 1 | 0 |"),
+        "{out}"
+    );
+    // Another mesh's decisions are not compared, nor what was decided before.
+    assert_eq!(diff(&shadow, &["--mesh", "beta"]).0, 0);
+    assert_eq!(diff(&shadow, &["--since", "1s"]).0, 0);
+
+    let later = file("later.toml", "symptoms.critical_s = 40");
+    let (code, out, _) = diff(&later, &["--json"]);
+    let sum = json_lines(&out).pop().unwrap();
+    assert_eq!(code, 1, "{out}");
+    assert_eq!(
+        (&sum["healed_later"], &sum["healed_sooner"]),
+        (&1.into(), &0.into())
+    );
+    let (_, out, _) = diff(&later, &[]);
+    assert!(
+        out.ends_with("+0 directives, -0, 1 node healed later\n"),
+        "{out}"
+    );
+
+    let bad = file("diff-bad.toml", "[plan]\ncooldown_s = -1\n");
+    let (code, out, _) = diff(&bad, &[]);
+    assert!(
+        code == 1 && out.contains("line 2: plan.cooldown_s"),
+        "{out}"
+    );
+    assert_eq!(diff("no-such-file", &[]).0, 2);
+    assert_eq!(diff(&same, &["--since", "yesterday"]).0, 2);
+}
+
+#[test]
+fn a_page_tells_what_was_decided_and_what_came_of_it() {
+    let (_, dir) = kept("demo-report");
+    let (code, out, err) = homeostat(&["report", "--dir", &dir], &[]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    for line in [
+        "  healing: 1 ordered, 1 applied; helped 1, did not 0",
+        "  budget: 1",
+        "  2 opened, 2 repaired, 0 of much of a mesh",
+        "  time to repair: median 1 min 2 s, 90 % within 1 min 2 s",
+    ] {
+        assert!(out.lines().any(|own| own == line), "{line:?} in {out}");
+    }
+    let (_, out, _) = homeostat(&["report", "--dir", &dir, "--json"], &[]);
+    let report = json_lines(&out).pop().unwrap();
+    assert_eq!(report["directives"]["healing"]["helped"], 1);
+    assert_eq!(report["repair_ms"]["p90"], 62_000);
+    assert_eq!(report["withheld"], serde_json::json!({"budget": 1}));
+    let (_, out, _) = homeostat(&["report", "--dir", &dir, "--mesh", "beta", "--json"], &[]);
+    assert_eq!(json_lines(&out)[0]["incidents"]["opened"], 0);
+}
+
+#[test]
+fn an_incident_becomes_a_story_that_policies_are_tried_on() {
+    let (_, dir) = kept("demo-story");
+    let opened = objects(&dir, &["events", "--type", "IncidentOpened"]);
+    let id = opened[0]["incident_id"].as_str().unwrap();
+    let (code, out, err) = homeostat(&["explain", id, "--as-test", "--dir", &dir], &[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.starts_with(&format!("# {id} of alpha/node-1, ill from ")),
+        "{out}"
+    );
+    for words in [
+        "\nagents apply\n",
+        " ordered aggressive healing\n",
+        " ordered route balanced\n",
+    ] {
+        assert!(out.contains(words), "{words:?} in {out}");
+    }
+    assert!(!err.contains("were recorded"), "as many orders: {err}");
+    let story = file("incident.txt", &out);
+    let (code, told, _) = homeostat(&["policy", "test", &story], &[]);
+    assert_eq!(code, 0, "{told}");
+    let shadow = file("story-shadow.toml", "plan.mode = \"shadow\"");
+    let args = ["policy", "test", "--policy", &shadow, &story];
+    assert_eq!(homeostat(&args, &[]).0, 1);
+    let args = ["explain", id, "--as-test", "--dir", &dir, "--json"];
+    let (_, json, _) = homeostat(&args, &[]);
+    assert_eq!(json_lines(&json)[0]["story"].as_str().unwrap(), out);
+    let args = ["explain", "inc-0-000000000000", "--as-test", "--dir", &dir];
+    assert_eq!(homeostat(&args, &[]).0, 1);
+}
+
+#[test]
 fn a_story_is_told_under_a_policy() {
     let story = file(
         "story.txt",

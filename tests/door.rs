@@ -442,7 +442,8 @@ fn a_wrong_way_is_told_the_right_one() {
     let house = House::open("routes", |_| {});
     for (method, path, status, words) in [
         ("GET", "/v1/evnts", 404, "/v1/events"),
-        ("POST", "/v1/policy", 404, "step 4"),
+        ("POST", "/v1/policy", 503, "not opened yet"),
+        ("POST", "/v1/holds", 400, "reading the body"),
         ("GET", "/v1/metrics", 405, "for POST"),
         ("POST", "/v1/events", 405, "for GET"),
         ("GET", "/v1/events?mehs=a", 400, "did you mean mesh?"),
@@ -470,6 +471,107 @@ fn a_wrong_way_is_told_the_right_one() {
     let mut raw = Vec::new();
     stream.read_to_end(&mut raw).unwrap();
     assert_eq!(Answer::parse(&raw).status, 403);
+}
+
+#[test]
+fn what_people_say_is_judged_and_recorded_with_who_said_it() {
+    let house = House::open("say", |_| {}).with_loop();
+    let samples: String = ["m/n1", "m/n2", "o/n1"]
+        .iter()
+        .map(|key| {
+            let (mesh, node) = key.split_once('/').unwrap();
+            let line = line(node, 0, WELL);
+            line.replace("alpha", mesh) + "\n"
+        })
+        .collect();
+    assert_eq!(house.post("/v1/metrics", &samples).json()["accepted"], 3);
+    until("the nodes are known", || {
+        house.get("/v1/nodes").lines().len() == 3
+    });
+    for (path, body, status, words) in [
+        ("/v1/holds", "{}", 400, "who is meant?"),
+        ("/v1/holds", r#"{"mesh_id":""}"#, 400, "mesh_id"),
+        (
+            "/v1/holds",
+            r#"{"who":"n2","all":true}"#,
+            400,
+            "who is meant?",
+        ),
+        (
+            "/v1/holds",
+            r#"{"who":"n2","for_s":0}"#,
+            400,
+            "for_s = 0: expected 1 to",
+        ),
+        ("/v1/holds", r#"{"who":"n2","fro_s":1}"#, 400, "fro_s"),
+        (
+            "/v1/holds",
+            r#"{"who":"n2","release":true,"for_s":1}"#,
+            400,
+            "neither",
+        ),
+        ("/v1/holds", r#"{"who":"n1"}"#, 409, "m/n1 or o/n1"),
+        ("/v1/holds", r#"{"who":"n3"}"#, 404, "near to it"),
+        (
+            "/v1/holds",
+            r#"{"mesh_id":"m","node_id":"n3"}"#,
+            404,
+            "m/n3",
+        ),
+        (
+            "/v1/holds",
+            r#"{"who":"m","release":true}"#,
+            409,
+            "nothing to release",
+        ),
+        ("/v1/approvals", r#"{"id":"wh-1-aa"}"#, 404, "nothing waits"),
+        ("/v1/approvals", "[]", 400, "reading the body"),
+        (
+            "/v1/policy",
+            "[plan]\ncooldown_s = -1",
+            400,
+            "line 2: plan.cooldown_s: -1",
+        ),
+        ("/v1/policy", "\u{1}", 400, ""),
+        ("/v1/policy?mesh=x", "plan.cooldown_s = 9", 404, "mesh x"),
+        ("/v1/policy?mehs=x", "plan.cooldown_s = 9", 400, "mesh"),
+    ] {
+        let answer = house.post(path, body);
+        assert_eq!(answer.status, status, "{path} {body}: {}", answer.text());
+        assert!(answer.text().contains(words), "{body}: {}", answer.text());
+    }
+    let hold = r#"{"who":"n2","for_s":60,"reason":"maintenance"}"#;
+    let over_tcp = house.post("/v1/holds", hold).json();
+    let inside = house.inside("POST", "/v1/holds", r#"{"all":true}"#).json();
+    assert_eq!(
+        (&over_tcp["accepted"], &over_tcp["mesh_id"]),
+        (&1.into(), &"m".into())
+    );
+    // Both ways it is the user of this very process who asks.
+    let name = homeostat::web::own_name();
+    assert_eq!(
+        (&over_tcp["by"], &inside["by"]),
+        (&name.clone().into(), &name.clone().into())
+    );
+    let policy = house
+        .post("/v1/policy?mesh=m", "plan.cooldown_s = 9")
+        .json();
+    assert_eq!(policy["accepted"], 1, "{policy}");
+    let of_type = |kind: &str, mesh: &str| {
+        house
+            .get(&format!("/v1/events?type={kind}&mesh={mesh}"))
+            .lines()
+    };
+    until("what was said is decided", || {
+        of_type("HoldPlaced", "").len() == 1 && of_type("Adopted", "m").len() == 1
+    });
+    let placed = of_type("HoldPlaced", "m");
+    assert_eq!((placed.len(), &placed[0]["by"]), (1, &name.into()));
+    assert_eq!(placed[0]["reason"], over_tcp["reason"]);
+    let shown = house.get("/v1/policy?mesh=m").lines();
+    assert_eq!(shown[0]["text"], "plan.cooldown_s = 9");
+    assert_eq!(shown[0]["policy_generation"], 1);
+    assert_eq!(house.get("/v1/policy").lines().len(), 3);
 }
 
 #[test]

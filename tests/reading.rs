@@ -11,6 +11,8 @@ use homeostat::runtime::{
     Chunk, InMemory, KeyValue, LogError, Mark, Position, Recorded, RowsCopy, Source, Store, Stores,
     Task, TimeSource, Title, TopicPartition, only, partitions_of,
 };
+use homeostat::sim::retell::{RetellError, Subject};
+use homeostat::sim::scenario::{first_difference, tell};
 use homeostat::sim::{Chaos, Codec, Fleet, FleetPlan, Plot, Surroundings, Trouble, World};
 use homeostat::stream::{Base, Fold, NoBase, Topic};
 use homeostat::topology::analyze::{AnalyzeFold, ENCODING, ENGINE};
@@ -18,12 +20,15 @@ use homeostat::topology::now::{Asked, NodeNow, Now, StageRows, known, nodes};
 use homeostat::topology::plan::PlanFold;
 use homeostat::topology::replay::{Report, replay_log, replay_log_events};
 use homeostat::topology::stages;
+use homeostat::topology::straight::Straight;
+use homeostat::topology::what_if::{Question, what_if};
 use homeostat::wire;
 
 mod life;
 mod records;
 
 use life::{Extent, Life, Line};
+use records::*;
 
 const EXTENT: Extent = Extent {
     nodes: 6,
@@ -760,4 +765,109 @@ fn a_story_gathered_piece_by_piece_is_the_story_of_the_whole_log() {
         }
     }
     assert!(stories > 200 && kept < all / 2, "{stories} {kept} of {all}");
+}
+
+/// Whatever happens in a life, each of its incidents becomes a story that comes out as it says.
+#[test]
+fn every_incident_can_be_told_again() {
+    let (mut told, mut reported, mut held) = (0, 0, 0);
+    for seed in 0..30 {
+        let recorded = lived(seed);
+        let events: Vec<Event> = recorded[&only(Topic::Events)]
+            .iter()
+            .map(|record| wire::decode_event(&record.value).unwrap())
+            .collect();
+        let mut source = InMemory::new(title(), recorded);
+        for event in &events {
+            let Body::IncidentOpened {
+                incident_id, kind, ..
+            } = &event.body
+            else {
+                continue;
+            };
+            let subject = Subject::find(&events, incident_id);
+            if *kind == IncidentKind::Mass {
+                assert!(matches!(subject, Err(RetellError::Mass(_))));
+                continue;
+            }
+            let subject = subject.unwrap().expect("it bears the id");
+            let story = subject.retell(&mut source).unwrap();
+            let again = tell(&story.text, Some(&subject.policy)).unwrap();
+            assert_eq!(first_difference(&story.text, &again), None, "seed {seed}");
+            assert!(story.text.contains("every "), "seed {seed}: {}", story.text);
+            told += 1;
+            reported += usize::from(story.text.contains("\nreport "));
+            held += usize::from(story.text.contains("\nhold "));
+        }
+    }
+    assert!(
+        told > 50 && reported > 5 && held > 5,
+        "{told} {reported} {held}"
+    );
+}
+
+/// The policy that a life began and stayed with decides the same again; what is asked since a
+/// moment counts from there, with the holds that stood.
+#[test]
+fn the_same_policy_decides_the_same_and_holds_of_before_count() {
+    let heal = |minutes: std::ops::Range<i64>, ill: bool| {
+        minutes.flat_map(move |minute| (0..6).map(move |tick| (minute * 60 + tick * 10, ill)))
+    };
+    let mut straight = Straight::new("life", Time(START));
+    let say = |straight: &mut Straight, s: i64, value: Vec<u8>, topic, key: &str| {
+        straight.advance_to(Time(START + s * 1000));
+        let left = straight.append(topic, key.as_bytes(), value);
+        for event in Straight::events(&left) {
+            if let Body::DirectiveIssued { directive } = event.body {
+                let done = wire::encode_outcome(&outcome(&directive, OutcomeResult::Applied));
+                straight.append(Topic::Metrics, b"n0", done);
+            }
+        }
+    };
+    let mut told = 0;
+    // Well, then held, then ill for long: nothing is ordered while the hold stands.
+    for (s, ill) in heal(0..400, false).chain(heal(400..420, true)) {
+        if s == 60 * 60 {
+            let hold = PlanRecord::Hold(Hold {
+                scope: HoldScope {
+                    mesh: mesh("alpha"),
+                    node: Some(node("n0")),
+                },
+                release: false,
+                for_ms: None,
+                by: "ops".into(),
+                reason: String::new(),
+            });
+            let hold = wire::encode_plan(&hold);
+            say(&mut straight, s, hold, Topic::PlanInbox, "alpha");
+        }
+        told += 1;
+        let loss = if ill { 30.0 } else { 0.0 };
+        let values = [
+            (Metric::CpuPercent, 40.0),
+            (Metric::LatencyMs, 60.0),
+            (Metric::PacketLoss, loss),
+        ];
+        let taken = START + s * 1000;
+        let sample = sample("alpha", "n0", told, taken, 10.0, metrics(&values));
+        let sample = wire::encode_sample(&sample);
+        say(&mut straight, s, sample, Topic::Metrics, "n0");
+    }
+    let mut source = InMemory::new(title(), straight.recorded.clone());
+    let mut ask = |policy: &str, since_s: Option<i64>| {
+        let question = Question {
+            policy,
+            since: since_s.map(|s| Time(START + s * 1000)),
+            mesh: None,
+        };
+        what_if(&mut source, &question, &mut |_| {}).unwrap()
+    };
+    for since in [None, Some(390 * 60)] {
+        let same = ask("", since);
+        assert!(!same.differs(), "{same:?}");
+        assert!(same.withheld[&Reason::Held].0 > 0, "{same:?}");
+        assert_eq!(same.nodes_healed(), (0, 0));
+    }
+    assert!(ask("", Some(390 * 60)).records < ask("", None).records);
+    assert!(ask("plan.mode = \"shadow\"", None).held_back().1 > 0);
 }

@@ -48,11 +48,16 @@ mod policy;
 mod produce;
 mod records;
 mod replay;
+mod report;
 #[cfg(feature = "io")]
 pub mod run;
+mod since;
+#[cfg(feature = "io")]
+mod speak;
 mod state;
 #[cfg(feature = "io")]
 mod topics;
+mod trial;
 mod watch;
 
 /// Keeps meshes and fleets healthy by itself.
@@ -138,6 +143,9 @@ enum Command {
     /// A node's side: collect, send, consume its directives, act, report.
     #[cfg(feature = "agent")]
     Agent(agent::Args),
+    /// Answers a proposal: yes, or with --reject no.
+    #[cfg(feature = "io")]
+    Approve(speak::Approve),
     /// Samples as JSON lines on stdin, assessments on stdout.
     Assess(assess::Args),
     /// A consistent copy of the data folder, made while the loop runs.
@@ -165,20 +173,34 @@ enum Command {
     Events(records::Args),
     /// Why: from samples to symptom to decision to outcome.
     Explain(explain::Args),
+    /// Orders nothing for a node or a mesh until it is released or a time is over.
+    #[cfg(feature = "io")]
+    Hold(speak::Hold),
     /// Manual pages, into a folder.
     #[cfg(feature = "io")]
     Man(man::Args),
+    /// Holds everything: no mesh is given orders.
+    #[cfg(feature = "io")]
+    Pause(speak::Pause),
     /// The policy that Plan obeys.
     #[command(subcommand)]
     Policy(policy::Command),
     /// Samples as JSON lines on stdin, into the log.
     #[cfg(feature = "io")]
     Produce(produce::Args),
+    /// Ends a hold, and a mesh's storm; what waited is judged again.
+    #[cfg(feature = "io")]
+    Release(speak::Release),
+    /// Ends the hold of everything; what is held by itself stays held.
+    #[cfg(feature = "io")]
+    Resume(speak::Resume),
     /// The processor: all stages, the door, and an agent for this host.
     #[cfg(feature = "io")]
     Run(run::Args),
     /// Decides again from what was recorded, and compares.
     Replay(replay::Args),
+    /// What was decided, done, withheld and helped over some days, on a page.
+    Report(report::Args),
     /// Nodes, incidents, and how well remedies work; at any past moment.
     State(state::Args),
     /// The topics of a log on Kafka: make them, what differs, who may do what.
@@ -194,6 +216,8 @@ impl Cli {
         let code = match self.command {
             #[cfg(feature = "agent")]
             Command::Agent(args) => agent::run(args, global),
+            #[cfg(feature = "io")]
+            Command::Approve(args) => speak::approve(args, global, &mut printer),
             Command::Assess(args) => assess::run(args, global),
             #[cfg(feature = "io")]
             Command::Backup(args) => backup::run(&args, global, &mut printer),
@@ -211,12 +235,21 @@ impl Cli {
             Command::Events(args) => records::run(Topic::Events, args, global, &mut printer),
             Command::Explain(args) => explain::run(args, global, &mut printer),
             #[cfg(feature = "io")]
+            Command::Hold(args) => speak::hold(args, global, &mut printer),
+            #[cfg(feature = "io")]
             Command::Man(args) => man::run(args, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Pause(args) => speak::pause(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Produce(args) => produce::run(args, global, &mut printer),
             #[cfg(feature = "io")]
+            Command::Release(args) => speak::release(args, global, &mut printer),
+            #[cfg(feature = "io")]
+            Command::Resume(args) => speak::resume(args, global, &mut printer),
+            #[cfg(feature = "io")]
             Command::Run(args) => run::run(&args, global),
             Command::Replay(args) => replay::run(args, global, &mut printer),
+            Command::Report(args) => report::run(&args, global, &mut printer),
             Command::State(args) => state::run(args, global, &mut printer),
             #[cfg(feature = "io")]
             Command::Topics(command) => topics::run(command, global, &mut printer),

@@ -79,6 +79,12 @@ impl Brokers {
 }
 
 impl Which {
+    /// The configured log, or that on these brokers.
+    #[cfg(feature = "io")]
+    pub(super) fn own(brokers: Option<String>) -> Which {
+        Which { dir: None, brokers }
+    }
+
     /// Opens it.
     pub(super) fn open(&self, global: &Global) -> anyhow::Result<Place> {
         match &self.dir {

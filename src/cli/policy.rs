@@ -3,22 +3,77 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use anyhow::Context;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Colour, Global, Printer, replace, say};
+#[cfg(feature = "io")]
+use super::place::Kind;
+use super::place::{Place, Which};
+#[cfg(feature = "io")]
+use super::since::Since;
+#[cfg(feature = "io")]
+use super::speak::{Speaker, Speech, Way, mesh_named};
+use super::trial;
+use super::{Colour, Global, Printer, plain, replace, say};
 use crate::config::{Config, ConfigError, Fault, Origin, Setting};
+#[cfg(feature = "io")]
+use crate::knowledge::explain::duration;
 use crate::model::Policy;
+#[cfg(feature = "io")]
+use crate::model::{MeshId, Span};
+use crate::runtime::{Source, Store};
+#[cfg(feature = "io")]
+use crate::sim::scenario::span;
 use crate::sim::scenario::{first_difference, tell};
+use crate::topology::say::Known;
 
 /// What can be done with a policy.
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
+    /// Puts a policy in force: it becomes a record, which Plan adopts.
+    #[cfg(feature = "io")]
+    Apply(Apply),
     /// Whether a file is a policy: 0 it is, 1 it is not and why, 2 it cannot be read.
     Check(Check),
+    /// What a policy would have decided on what was recorded: 0 the same, 1 something else.
+    Diff(trial::Args),
+    /// The policies in force, of each mesh.
+    Show(Show),
     /// Whether stories end under a policy as they are written: 0 all, 1 not, 2 cannot be read.
     Test(Test),
+}
+
+/// Arguments of `policy apply`.
+#[cfg(feature = "io")]
+#[derive(clap::Args)]
+pub(super) struct Apply {
+    /// The file: TOML; of a whole configuration its policy counts.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// For this mesh; without it for all, those with one of their own too.
+    #[arg(long, value_name = "M")]
+    mesh: Option<String>,
+    /// Try it on what was recorded over so long, to warn of one that would withhold everything or
+    /// heal everything.
+    #[arg(long, value_name = "SPAN", default_value = "3d", value_parser = span)]
+    over: Span,
+    /// Do not try it.
+    #[arg(long)]
+    untried: bool,
+    #[command(flatten)]
+    way: Way,
+}
+
+/// Arguments of `policy show`.
+#[derive(clap::Args)]
+pub(super) struct Show {
+    /// Of this mesh alone.
+    #[arg(long, value_name = "M")]
+    mesh: Option<String>,
+    #[command(flatten)]
+    which: Which,
 }
 
 /// Arguments of `policy test`.
@@ -50,8 +105,160 @@ pub(super) fn run(
     printer: &mut Printer<impl Write>,
 ) -> anyhow::Result<ExitCode> {
     match command {
+        #[cfg(feature = "io")]
+        Command::Apply(args) => apply(&args, global, printer),
+        Command::Diff(args) => trial::run(&args, global, printer),
+        Command::Show(args) => show(&args, global, printer),
         Command::Check(args) => check(args, global, printer),
         Command::Test(args) => test(args, global, printer),
+    }
+}
+
+/// Proposes a file's policy: 0 when it is recorded or in force already, 1 when it is none or the
+/// mesh is unknown.
+#[cfg(feature = "io")]
+fn apply(
+    args: &Apply,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
+    let Some(text) = read_policy(&args.file, printer)? else {
+        return Ok(ExitCode::from(1));
+    };
+    let mesh = args.mesh.as_deref().map(mesh_named).transpose()?;
+    if !args.untried {
+        warn(args, &text, mesh.clone(), global);
+    }
+    let mut speaker = Speaker::find(&args.way, global)?;
+    speaker.tell(&Speech::Policy { mesh, text }, global, printer)
+}
+
+/// Says what a person may not have meant. What cannot be tried is applied all the same.
+#[cfg(feature = "io")]
+fn warn(args: &Apply, text: &str, mesh: Option<MeshId>, global: &Global) {
+    let which = Which::own(args.way.brokers.clone());
+    let since = Since::Ago(args.over);
+    let told = which
+        .open(global)
+        .and_then(|mut place| trial::trial(&mut place, text, since, mesh));
+    match told {
+        Ok(told) => {
+            let span = duration(args.over);
+            if let Some(warning) = told.and_then(|told| trial::warning(&told, &span)) {
+                say(&format!("homeostat: warning: {warning}"));
+            }
+        }
+        Err(error) => say(&format!(
+            "homeostat: it could not be tried on what was recorded: {error:#}"
+        )),
+    }
+}
+
+/// The policy of a file, as it is proposed; `None` when it is none, which is printed.
+pub(super) fn read_policy(
+    file: &Path,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<Option<String>> {
+    let text = read_text(file, "policy", "TOML")?;
+    match Config::new(Some((file, &text)), []) {
+        Err(ConfigError::Invalid { origin, fault }) => {
+            find_wanting(&origin, &fault, printer)?;
+            Ok(None)
+        }
+        read => Ok(Some(read?.policy_text().to_owned())),
+    }
+}
+
+/// What is in force.
+fn show(
+    args: &Show,
+    global: &Global,
+    printer: &mut Printer<impl Write>,
+) -> anyhow::Result<ExitCode> {
+    let mut place = args.which.open(global)?;
+    let all = in_force(&mut place)?;
+    let wanted = |policy: &&InForce| args.mesh.as_ref().is_none_or(|m| *m == policy.mesh_id);
+    let mut shown = 0;
+    for policy in all.iter().filter(wanted) {
+        shown += 1;
+        printer.print(policy, &policy.words())?;
+    }
+    if shown == 0 {
+        let names: Vec<&str> = all.iter().map(|policy| policy.mesh_id.as_str()).collect();
+        say(&format!(
+            "homeostat: no mesh of this name was heard; known are: {}",
+            plain(names.join(" ").trim())
+        ));
+        return Ok(ExitCode::from(1));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_force(place: &mut Place) -> anyhow::Result<Vec<InForce>> {
+    let lines: Vec<String> = match &place.kind {
+        #[cfg(feature = "io")]
+        Kind::Held(holder) => {
+            let text = String::from_utf8(holder.get("/v1/policy")?)?;
+            text.lines().map(str::to_owned).collect()
+        }
+        #[cfg(feature = "io")]
+        Kind::Folder(folder) => {
+            let rows = [(0, folder.rows("plan"))];
+            known(&mut *place.source, Some(&rows))?
+        }
+        _ => known(&mut *place.source, None)?,
+    };
+    let read = |line: &String| serde_json::from_str(line).context("reading the policy in force");
+    lines.iter().map(read).collect()
+}
+
+fn known(
+    source: &mut dyn Source,
+    rows: Option<&[(i32, Rc<dyn Store>)]>,
+) -> anyhow::Result<Vec<String>> {
+    let partitions = source.title()?.partitions;
+    let mut known = Known {
+        partitions,
+        rows,
+        source,
+        now: None,
+    };
+    Ok(known
+        .policies()?
+        .iter()
+        .map(|policy| policy.json())
+        .collect())
+}
+
+/// A policy in force, as the door tells it.
+#[derive(Deserialize, Serialize)]
+struct InForce {
+    mesh_id: String,
+    policy_id: String,
+    policy_generation: i64,
+    text: String,
+}
+
+impl InForce {
+    fn words(&self) -> String {
+        let whom = match self.mesh_id.as_str() {
+            "" => "every mesh that is opened from now on".to_owned(),
+            mesh => format!("mesh {}", plain(mesh)),
+        };
+        let mut words = format!(
+            "{whom}: policy {}, generation {}",
+            self.policy_id, self.policy_generation
+        );
+        if self.text == Policy::BUILT_IN {
+            words += ": the built-in one";
+        } else if self.text.is_empty() {
+            words += ": every key at its default";
+        } else {
+            for line in self.text.lines() {
+                words += &format!("\n  {}", plain(line));
+            }
+        }
+        words
     }
 }
 

@@ -229,7 +229,7 @@ impl Taker {
                     TimeSource::Sample => FOREVER,
                 };
                 let (taken, records) = judge(batch, now, *future);
-                append(log, records)?;
+                append(log, Topic::Metrics, records)?;
                 Ok(taken)
             }
             Taker::Brokers {
@@ -284,12 +284,12 @@ pub(super) fn wall_clock() -> Time {
     Time(since.unwrap_or_default().as_millis() as i64)
 }
 
-/// Appends records to `metrics` and waits until they are durable.
-fn append(log: &Embedded, records: Vec<Incoming>) -> anyhow::Result<()> {
+/// Appends records to a topic and waits until they are durable.
+pub(super) fn append(log: &Embedded, topic: Topic, records: Vec<Incoming>) -> anyhow::Result<()> {
     if records.is_empty() {
         return Ok(());
     }
-    let receipt = log.append(Topic::Metrics, records)?;
+    let receipt = log.append(topic, records)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()

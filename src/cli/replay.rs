@@ -14,7 +14,7 @@ use crate::knowledge::explain::words;
 use crate::model::{Action, MeshId, NodeId};
 use crate::runtime::export::ExportError;
 use crate::topology::replay::{Report, replay_log, replay_log_events};
-use crate::topology::what_if::{WhatIfError, what_if};
+use crate::topology::what_if::{Question, WhatIfError, what_if};
 
 /// Arguments of `replay`.
 #[derive(clap::Args)]
@@ -68,7 +68,11 @@ fn other_policy(
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("reading the policy {}", path.display()))?;
     let mut meter = Meter::new("what if");
-    let told = what_if(&mut *place.source, &text, &mut |done| meter.tell(done));
+    let question = Question {
+        policy: &text,
+        ..Question::default()
+    };
+    let told = what_if(&mut *place.source, &question, &mut |done| meter.tell(done));
     drop(meter);
     let told = match told {
         Err(WhatIfError::Policy(fault)) => {
@@ -76,10 +80,8 @@ fn other_policy(
         }
         told => told?,
     };
-    let (mut more, mut less) = (0, 0);
+    let (more, less) = told.more_and_less();
     for ((key, action), (was, now)) in told.orders.iter().filter(|(_, (was, now))| was != now) {
-        more += (now - was).max(0);
-        less += (was - now).max(0);
         let change = Change {
             mesh_id: &key.mesh,
             node_id: &key.node,

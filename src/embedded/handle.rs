@@ -37,6 +37,11 @@ impl LogHandle for Embedded {
         }))
     }
 
+    /// There is one partition.
+    fn append_to_all(&self, topic: Topic, record: Incoming) -> Result<Durable, AppendError> {
+        LogHandle::append(self, topic, vec![record])
+    }
+
     fn seen_ends(&self, topic: Topic) -> Vec<i64> {
         vec![self.visible_end(topic)]
     }

@@ -21,6 +21,7 @@ use crate::runtime::{AppendError, Durable, Incoming, TimeSource, Title, partitio
 use crate::stream::Topic;
 
 use super::client::{Client, KafkaError, complain, say};
+use super::log::{settle, transactional};
 use super::names::Names;
 
 /// Takes records from outside into the log. Any thread may use it.
@@ -80,6 +81,58 @@ impl KafkaIntake {
             let ended = || Err("the producer ended".to_owned());
             told.await.unwrap_or_else(|_| ended())
         }))
+    }
+
+    /// Sends a record to every partition of a topic in one transaction, and waits for its end. Who
+    /// does so under the same id meanwhile is fenced: one of the two is refused.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_to_all(
+        &self,
+        id: &str,
+        topic: Topic,
+        record: &Incoming,
+    ) -> Result<(), AppendError> {
+        let not_taken = |why: String| AppendError::NotTaken {
+            why,
+            retry_s: RETRY_S,
+        };
+        let name = self.names.of(topic);
+        let attempt = format!("sending to every partition of {name}");
+        let producer =
+            transactional(&self.client, id).map_err(|error| not_taken(error.to_string()))?;
+        let until = Instant::now() + DELIVERY;
+        let sent = (|| {
+            producer.begin_transaction()?;
+            for partition in 0..self.partitions {
+                let mut sent: BaseRecord<'_, Vec<u8>, Vec<u8>, usize> =
+                    BaseRecord::with_opaque_to(name, topic as usize)
+                        .partition(partition)
+                        .key(&record.key)
+                        .payload(&record.value);
+                if self.time_source == TimeSource::Sample && record.time < FOREVER {
+                    sent = sent.timestamp(record.time.0);
+                }
+                producer.send(sent).map_err(|(error, _)| error)?;
+            }
+            settle(&producer, until)
+        })();
+        if let Err(error) = sent {
+            // What is not aborted here is when its time runs out, or by the next of this id.
+            let _ = producer.abort_transaction(DELIVERY);
+            return Err(not_taken(format!("{attempt}: {error}")));
+        }
+        loop {
+            match producer.commit_transaction(DELIVERY) {
+                Err(Native::Transaction(said)) if said.is_retriable() && Instant::now() < until => {
+                }
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    return Err(AppendError::Unknown(format!("{attempt}: {error}")));
+                }
+            }
+        }
     }
 
     fn send(

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod cycle;
 mod evolve;
 pub mod explain;
+pub mod report;
 pub mod views;
 
 pub use evolve::evolve;

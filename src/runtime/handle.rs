@@ -60,6 +60,12 @@ pub trait LogHandle: Send + Sync {
     /// See [`AppendError`].
     fn append(&self, topic: Topic, records: Vec<Incoming>) -> Result<Durable, AppendError>;
 
+    /// Appends one record from outside to every partition of a topic, to all or to none.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    fn append_to_all(&self, topic: Topic, record: Incoming) -> Result<Durable, AppendError>;
+
     /// One past the last record that may be seen, per partition, as [`LogHandle::moved`] told last.
     /// Never ahead of what a source answers.
     fn seen_ends(&self, topic: Topic) -> Vec<i64>;

@@ -4,6 +4,7 @@
 
 pub mod check;
 mod fleet;
+pub mod retell;
 pub mod scenario;
 mod world;
 

@@ -561,7 +561,11 @@ pub fn clock(start: Time, time: Time) -> String {
     format!("{:02}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
 }
 
-fn span(text: &str) -> Result<Span, String> {
+/// `90s`, `5m`, `2h`, `7d`.
+///
+/// # Errors
+/// It is no whole number with one of these units.
+pub fn span(text: &str) -> Result<Span, String> {
     let expected = || format!("{text:?}: expected a whole number with s, m, h or d");
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
     let seconds =

@@ -128,7 +128,8 @@ pub struct Now {
     /// Where its events stand.
     of: TopicPartition,
     ledger: Ledger,
-    plan: Rc<Below>,
+    /// `None`: there are no rows, all is evolved.
+    plan: Option<Rc<Below>>,
     /// Up to where Plan's rows hold `events`; `None`: they are not read.
     evolved: Option<i64>,
     heard: BTreeMap<i32, (Table<NodeKey, analyze::NodeRow>, Rc<Below>)>,
@@ -182,6 +183,46 @@ impl Now {
         Ok(now)
     }
 
+    /// What Plan knows alone: of its rows and of what `events` says since; without rows, of all
+    /// that `events` says.
+    ///
+    /// # Errors
+    /// As [`Now::read`].
+    pub fn of_plan(
+        partition: i32,
+        plan: Option<&Rc<dyn Store>>,
+        partitions: i32,
+        source: &mut dyn Source,
+    ) -> Result<Now, NowError> {
+        let mut now = match plan {
+            Some(plan) => {
+                let rows = StageRows {
+                    partitions,
+                    plan: Vec::new(),
+                    analyze: Vec::new(),
+                };
+                Now::open(partition, plan, &rows)?
+            }
+            None => {
+                let base: Rc<dyn Base> = Rc::new(NoBase);
+                Now {
+                    of: TopicPartition {
+                        topic: Topic::Events,
+                        partition,
+                    },
+                    ledger: Ledger::new(&base),
+                    plan: None,
+                    evolved: None,
+                    heard: BTreeMap::new(),
+                    partitions,
+                    time: Time::default(),
+                }
+            }
+        };
+        now.evolve(source)?;
+        Ok(now)
+    }
+
     /// The rows as they stand.
     fn open(partition: i32, plan: &Rc<dyn Store>, rows: &StageRows) -> Result<Now, NowError> {
         let mark = mark_of(&**plan)?.filter(|mark| mark.encoding == u32::from(LEDGER_VERSION));
@@ -208,7 +249,7 @@ impl Now {
                 partition,
             },
             ledger: Ledger::new(&base),
-            plan: below,
+            plan: Some(below),
             heard,
             partitions: rows.partitions,
             time: time.unwrap_or_default(),
@@ -234,7 +275,9 @@ impl Now {
             }
             nodes.push(node);
         });
-        self.plan.check()?;
+        if let Some(plan) = &self.plan {
+            plan.check()?;
+        }
         for (_, below) in self.heard.values() {
             below.check()?;
         }
@@ -247,16 +290,24 @@ impl Now {
         &self.ledger
     }
 
+    /// The same, to be asked what would be decided: nothing of it reaches the rows.
+    pub(super) fn ledger_mut(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
     /// Whether every read of Plan's rows so far told the truth.
     ///
     /// # Errors
     /// One failed, or the rows were written meanwhile.
     pub fn check(&self) -> Result<(), NowError> {
-        self.plan.check()?;
+        let Some(plan) = &self.plan else {
+            return Ok(());
+        };
+        plan.check()?;
         let Some(evolved) = self.evolved else {
             return Ok(());
         };
-        match mark_of(self.plan.store())? {
+        match mark_of(plan.store())? {
             Some(mark) if mark.evolved == evolved => Ok(()),
             _ => Err(NowError::Moved),
         }

@@ -32,20 +32,8 @@ impl PlanFold {
 
     /// The same, keeping about so many unchanged rows of each table decoded in memory.
     pub fn keeping(partition: i32, base: &Rc<dyn Base>, rows: usize) -> Self {
-        let schemas = wire::event_schemas()
-            .iter()
-            .map(|schema| AdoptedSchema {
-                name: schema.name.to_owned(),
-                fingerprint: schema.fingerprint,
-                sha256: Sha256::digest(schema.text).into(),
-            })
-            .collect();
         PlanFold {
-            plan: Plan {
-                engine: ENGINE,
-                schemas,
-                evolve,
-            },
+            plan: plan(),
             ledger: Ledger::keeping(base, rows),
             alarms: Alarms::new(7, base.clone()),
             partition,
@@ -211,6 +199,23 @@ impl Fold for PlanFold {
         self.ledger.drain(&mut rows);
         self.alarms.drain(&mut rows);
         rows
+    }
+}
+
+/// Plan as it decides here.
+pub(super) fn plan() -> Plan {
+    let schemas = wire::event_schemas()
+        .iter()
+        .map(|schema| AdoptedSchema {
+            name: schema.name.to_owned(),
+            fingerprint: schema.fingerprint,
+            sha256: Sha256::digest(schema.text).into(),
+        })
+        .collect();
+    Plan {
+        engine: ENGINE,
+        schemas,
+        evolve,
     }
 }
 

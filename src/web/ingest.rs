@@ -281,7 +281,8 @@ fn keep(door: &Door, what: What, sorted: Sorted) -> Result<(Option<Durable>, Res
     Ok((Some(kept), answer))
 }
 
-fn not_kept(error: AppendError) -> Refusal {
+/// What was not appended, as it is answered.
+pub(super) fn not_kept(error: AppendError) -> Refusal {
     let status = StatusCode::SERVICE_UNAVAILABLE;
     match error {
         AppendError::NotTaken { retry_s, .. } => Refusal::later(status, error.to_string(), retry_s),
@@ -322,7 +323,10 @@ fn told(sorted: &Sorted, status: StatusCode) -> String {
 }
 
 /// Waits until what was appended is durable.
-async fn durable(door: &Arc<Door>, kept: Durable) -> Result<(), Refusal> {
+///
+/// # Errors
+/// Nobody can say whether it is.
+pub(super) async fn durable(door: &Arc<Door>, kept: Durable) -> Result<(), Refusal> {
     let mut stopping = door.stopping.subscribe();
     let kept = async {
         tokio::select! {

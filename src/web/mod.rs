@@ -16,6 +16,7 @@
 
 mod answer;
 mod body;
+mod caller;
 mod dashboard;
 mod door;
 mod explain;
@@ -34,9 +35,12 @@ mod query;
 mod raw;
 mod reading;
 mod routes;
+mod say;
 mod server;
 mod story;
 
+pub use caller::own_name;
 pub use door::Door;
 pub use health::{Phase, Pulse};
+pub use say::{FOR_S_MAX, draw_salt};
 pub use server::{Bound, WebError, bind, serve};

@@ -277,7 +277,8 @@ fn key(mesh: &str, node: &str) -> Result<NodeKey, Refusal> {
 /// `plan=0,2 analyze=0,2`.
 const HELD: &str = "homeostat-partitions";
 
-const PLAN: &str = "plan";
+/// The stage whose rows say what was decided.
+pub(super) const PLAN: &str = "plan";
 
 const ANALYZE: &str = "analyze";
 

@@ -15,7 +15,10 @@ use crate::model::edit_distance;
 use crate::stream::Topic;
 
 use super::answer::Refusal;
-use super::{Door, explain, follow, guard, health, incidents, ingest, links, metrics, nodes, raw};
+use super::caller::Caller;
+use super::{
+    Door, explain, follow, guard, health, incidents, ingest, links, metrics, nodes, raw, say,
+};
 
 /// By which way a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +30,16 @@ pub(super) enum Via {
 }
 
 /// Every route, as documented.
-pub(super) const ROUTES: [&str; 22] = [
+pub(super) const ROUTES: [&str; 25] = [
     "/",
     "/livez",
     "/readyz",
     "/metrics",
     "/v1/metrics",
     "/v1/outcomes",
+    "/v1/policy",
+    "/v1/holds",
+    "/v1/approvals",
     "/v1/events",
     "/v1/directives",
     "/v1/cycles",
@@ -52,9 +58,6 @@ pub(super) const ROUTES: [&str; 22] = [
     "/v1",
 ];
 
-/// The ways in that are not there yet.
-const LATER: [&str; 3] = ["/v1/policy", "/v1/approvals", "/v1/holds"];
-
 type Answered = Result<Response, Refusal>;
 type Shared = State<Arc<Door>>;
 
@@ -69,6 +72,9 @@ pub(super) fn router(door: &Arc<Door>, via: Via) -> Router {
         .route("/v1/", get(routes))
         .route("/v1/metrics", post(samples))
         .route("/v1/outcomes", post(outcomes))
+        .route("/v1/policy", get(policies).post(policy))
+        .route("/v1/holds", post(holds))
+        .route("/v1/approvals", post(approvals))
         .route("/v1/events", get(events))
         .route("/v1/directives", get(directives))
         .route("/v1/cycles", get(cycles))
@@ -137,12 +143,6 @@ fn route_of(path: &str) -> &'static str {
 
 async fn nowhere(method: Method, uri: Uri) -> Refusal {
     let path = uri.path();
-    if LATER.contains(&path) {
-        return Refusal::not_found(format!(
-            "{path} comes with step 4 (tokens and roles); until then a policy is proposed by the \
-             configuration file at start"
-        ));
-    }
     let nearest = nearest(path);
     Refusal::not_found(format!(
         "{method} {path:?}: there is no such route; near to it: {}; GET /v1 lists all",
@@ -201,6 +201,38 @@ async fn samples(State(door): Shared, headers: HeaderMap, body: Body) -> Answere
 
 async fn outcomes(State(door): Shared, headers: HeaderMap, body: Body) -> Answered {
     ingest::take_in(&door, ingest::What::Outcomes, &headers, body).await
+}
+
+async fn policies(State(door): Shared, uri: Uri) -> Answered {
+    say::in_force(&door, &uri).await
+}
+
+async fn policy(
+    State(door): Shared,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    say::policy(&door, caller.name(), &uri, &headers, body).await
+}
+
+async fn holds(
+    State(door): Shared,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    say::hold(&door, caller.name(), &headers, body).await
+}
+
+async fn approvals(
+    State(door): Shared,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    say::approval(&door, caller.name(), &headers, body).await
 }
 
 async fn events(State(door): Shared, uri: Uri, headers: HeaderMap) -> Answered {

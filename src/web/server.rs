@@ -37,6 +37,7 @@ use tokio::time::{sleep, timeout};
 use crate::config::settings::WebSettings;
 
 use super::Door;
+use super::caller::Caller;
 use super::paced::Paced;
 use super::routes::{Via, router};
 use super::story;
@@ -207,15 +208,20 @@ pub async fn serve(
         tokio::select! {
             () = stopped(&mut stop) => break,
             accepted = bound.tcp.accept() => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     // Without it a small answer may wait for an acknowledgement; it is no error.
                     let _ = stream.set_nodelay(true);
-                    tcp.admit(stream, &mut tasks);
+                    let ours = stream.local_addr().ok();
+                    let ends = ours.map(|ours| (peer, ours));
+                    tcp.admit(stream, Caller::Tcp { ends }, &mut tasks);
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             },
             accepted = bound.unix.accept() => match accepted {
-                Ok((stream, _)) => unix.admit(stream, &mut tasks),
+                Ok((stream, _)) => {
+                    let uid = stream.peer_cred().ok().map(|peer| peer.uid());
+                    unix.admit(stream, Caller::Socket { uid }, &mut tasks);
+                }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             },
             Some(_) = tasks.join_next() => {}
@@ -246,14 +252,14 @@ struct Gate {
 }
 
 impl Gate {
-    fn admit<S>(&self, mut stream: S, tasks: &mut JoinSet<()>)
+    fn admit<S>(&self, mut stream: S, caller: Caller, tasks: &mut JoinSet<()>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         match self.room.clone().try_acquire_owned() {
             Ok(place) => {
                 let (app, door) = (self.app.clone(), self.door.clone());
-                tasks.spawn(async move { attend(stream, app, &door, place).await });
+                tasks.spawn(async move { attend(stream, caller, app, &door, place).await });
             }
             Err(_) => {
                 self.door.tally.turned_away();
@@ -271,15 +277,23 @@ impl Gate {
 }
 
 /// A connection to its end.
-async fn attend<S>(stream: S, app: Router, door: &Door, _place: OwnedSemaphorePermit)
-where
+async fn attend<S>(
+    stream: S,
+    caller: Caller,
+    app: Router,
+    door: &Door,
+    _place: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let _open = door.tally.opened();
     let settings = &door.settings;
     let paced = Paced::new(stream, Duration::from_secs(settings.write_timeout_s));
     let app = TowerToHyperService::new(app);
-    let service = service_fn(move |request: hyper::Request<Incoming>| Box::pin(app.call(request)));
+    let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(caller);
+        Box::pin(app.call(request))
+    });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(settings.read_timeout_s))

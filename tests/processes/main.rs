@@ -8,3 +8,4 @@ mod kill;
 mod mount;
 mod process;
 mod reading;
+mod say;
