@@ -74,9 +74,13 @@ impl Home {
     }
 
     fn run(&self) -> House<'_> {
+        self.run_at("127.0.0.1:0")
+    }
+
+    fn run_at(&self, listen: &str) -> House<'_> {
         let said = fs::File::create(self.0.join("stderr")).unwrap();
         let child = self
-            .command(&["run", "--no-agent", "--listen", "127.0.0.1:0"])
+            .command(&["run", "--no-agent", "--listen", listen])
             .stdout(Stdio::null())
             .stderr(said)
             .spawn()
@@ -260,15 +264,13 @@ fn bearer(name: &str) -> String {
 fn sample(mesh: &str, node: &str, seq: i64) -> String {
     // Append time counts; its own time must not lie ahead of it.
     let time = BEGIN + seq * 1000;
-    format!(
-        r#"{{"mesh_id":"{mesh}","node_id":"{node}","time":{time},"seq":{seq},"packet_loss":1,"interval_s":60}}"#
-    )
+    let rest = r#""packet_loss":1,"interval_s":60"#;
+    format!(r#"{{"mesh_id":"{mesh}","node_id":"{node}","time":{time},"seq":{seq},{rest}}}"#)
 }
 
 fn outcome(mesh: &str, node: &str) -> String {
-    format!(
-        r#"{{"mesh_id":"{mesh}","node_id":"{node}","log_id":"l","directive_id":"dir-1-x","generation":1,"kind":"healing","result":"applied"}}"#
-    )
+    let of = r#""log_id":"l","directive_id":"dir-1-x","generation":1,"kind":"healing""#;
+    format!(r#"{{"mesh_id":"{mesh}","node_id":"{node}",{of},"result":"applied"}}"#)
 }
 
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -673,6 +675,20 @@ fn a_sighup_takes_a_new_token_in_and_an_old_one_out_while_connections_go_on() {
 }
 
 #[test]
+fn where_others_reach_the_door_its_last_token_is_not_taken_out() {
+    let home = Home::new("tokens-last");
+    home.configure("", &[("one", READ)]);
+    let house = home.run_at("0.0.0.0:0");
+    assert_eq!(house.ask("", "GET", "/v1/nodes", "").status, 401);
+    // By the file alone the door would be on loopback: what counts is where it is.
+    home.configure("", &[]);
+    house.reread("what was not read again stays");
+    assert!(home.said().contains("not loopback"), "{}", home.said());
+    assert_eq!(house.ask("", "GET", "/v1/nodes", "").status, 401);
+    assert_eq!(house.by("one", "GET", "/v1/nodes", "").status, 200);
+}
+
+#[test]
 fn a_start_is_refused_where_others_would_come_in_or_read_a_token() {
     let home = Home::new("tokens-refused");
     home.configure("", &[]);
@@ -856,7 +872,8 @@ fn over_tls_a_client_shows_a_token_or_a_certificate_that_an_entry_names() {
     }
     let web = |door: &str| {
         format!(
-            "read_timeout_s = 1\ncertificate_file = \"{}\"\nkey_file = \"{}\"\nclient_ca_file = \"{}\"",
+            "read_timeout_s = 3\ncertificate_file = \"{}\"\nkey_file = \"{}\"\n\
+             client_ca_file = \"{}\"",
             home.path(&format!("{door}.pem")),
             home.path(&format!("{door}.key")),
             home.path("ca.pem")

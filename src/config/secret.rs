@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The file cannot be read.
-    #[error("reading {} ({key}): {source}; expected a file that this user may read", path.display())]
+    #[error(
+        "reading {} ({key}): {source}; expected a file that this user may read",
+        path.display()
+    )]
     Unreadable {
         /// The key that names it.
         key: String,

@@ -7,8 +7,8 @@
 //!    401. `/livez` and `/readyz` alone are open to everyone.
 //! 3. [`needs`] says what a route needs, [`Asker::may`] whether the role has it (403). What a
 //!    request may see of the meshes, and for whom it may speak, its route asks the [`Asker`].
-//! 4. [`Access::reload`] takes all of it anew or nothing. A follower whose token or certificate went
-//!    ends ([`Access::holds`]); other requests under way end as they began.
+//! 4. [`Access::reload`] takes all of it anew or nothing. A follower whose token or certificate
+//!    went ends ([`Access::holds`]); other requests under way end as they began.
 //!
 //! Tokens are kept and compared as SHA-256, each with all, in a time that does not depend on them.
 
@@ -409,8 +409,8 @@ impl Asker {
         Refusal::new(
             StatusCode::FORBIDDEN,
             format!(
-                "{why}: ask with another token, or have who runs the door widen the [[token]] entry \
-                 and send it SIGHUP"
+                "{why}: ask with another token, or have who runs the door widen the [[token]] \
+                 entry and send it SIGHUP"
             ),
         )
     }
@@ -510,6 +510,9 @@ mod tests {
         assert_eq!(own.of(None), Ok(Some(mesh("a"))));
         assert_eq!(own.speaks_for("a", "n"), Ok(()));
         assert_eq!(own.speaks_for("a", "m"), Err(("other_node", "node_id")));
+        let node = |name: &str| NodeId::parse(name).unwrap();
+        assert!(own.hears(&mesh("a"), &node("n")) && some.hears(&mesh("a"), &node("m")));
+        assert!(!own.hears(&mesh("a"), &node("m")) && !own.hears(&mesh("b"), &node("n")));
         let owner = Asker::owner(Via::Socket);
         assert!(owner.sees(&MeshId::none()) && owner.sees_all("the log").is_ok());
         assert_eq!(owner.speaks_for("z", "z"), Ok(()));
