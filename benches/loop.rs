@@ -241,7 +241,7 @@ fn http(nodes: usize) {
     let mut config = Settings::default();
     config.web.listen = "127.0.0.1:0".to_owned();
     let bound = runtime
-        .block_on(async { web::bind(&config.web, &dir) })
+        .block_on(async { web::bind(&config, &dir) })
         .expect("a free port");
     let address = bound.address;
     let door = Arc::new(web::Door::new(log.clone(), &config, Arc::default()));

@@ -31,6 +31,8 @@
 //!   `tests/hostile.rs`.
 //! - Nothing that a client of the door sends stops the loop, and what was answered is durable:
 //!   `tests/door.rs`.
+//! - Who comes to the door from elsewhere does and sees what their token or certificate allows, and
+//!   nothing once it is taken away: `tests/tokens.rs`.
 //! - `assess` answers as its contract says: `tests/vectors.rs`.
 //! - Bytes once written are read for ever: `tests/golden.rs`.
 //! - A changed leaf changes the root: the tests of [`knowledge::audit`].

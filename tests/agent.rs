@@ -583,7 +583,7 @@ fn the_command_says_what_it_cannot_do() {
         &["--server", "/s", "--brokers", "k:9092"],
         "cannot be used with",
     );
-    check(&["--server", "https://h:1"], "https is not there yet");
+    check(&["--server", "https://h"], "https://HOST:PORT");
     check(&["--server", "http://h"], "expected http://HOST:PORT");
     check(
         &["--server", "/s", "--executor", "bird"],

@@ -549,7 +549,14 @@ mod io {
             .collect();
         assert_eq!(
             checks,
-            ["configuration", "data folder", "clock", "disk", "agent"]
+            [
+                "configuration",
+                "data folder",
+                "tokens",
+                "clock",
+                "disk",
+                "agent"
+            ]
         );
         let (code, out, _) = homeostat(&["check", "--data", &dir, "--short"], &QUIET);
         assert_eq!((code, out.lines().count()), (0, 1), "{out}");

@@ -78,7 +78,7 @@ impl House {
         let (stop, stopped) = watch::channel(false);
         let bound = {
             let _inside = runtime.enter();
-            bind(&settings.web, &dir).unwrap()
+            bind(&settings, &dir).unwrap()
         };
         let address = bound.address;
         let door = Arc::new(Door::new(log.clone(), &settings, pulse.clone()));

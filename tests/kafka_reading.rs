@@ -564,7 +564,7 @@ impl House {
             .unwrap();
         let bound = {
             let _inside = runtime.enter();
-            bind(&settings.web, &settings.log.dir).unwrap()
+            bind(&settings, &settings.log.dir).unwrap()
         };
         let address = bound.address;
         let pulse = Arc::new(Pulse::new());

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client for the door: over its unix socket or over TCP.
+//! An HTTP/1.1 client for the door: over its unix socket, over TCP, or over TLS.
 //!
 //! Every request has a connection of its own: there are few, and none fails because a kept one
 //! grew stale. Everything has a limit: how long an answer may take, how long a piece of a long one,
@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,10 +17,12 @@ use hyper::client::conn::http1;
 use hyper::header;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::pass::Pass;
 use super::sse::Parser;
 use crate::model::{Time, parse_rfc3339};
 
@@ -42,19 +45,22 @@ pub enum Server {
         /// `HOST:PORT`; an IPv6 address in brackets.
         host_port: String,
     },
+    /// TLS over TCP.
+    Https {
+        /// `HOST:PORT`; an IPv6 address in brackets. The certificate must be of this host.
+        host_port: String,
+    },
 }
 
 impl Server {
-    /// Reads `http://HOST:PORT`, or the path of a socket.
+    /// Reads `http://HOST:PORT`, `https://HOST:PORT`, or the path of a socket.
     ///
     /// # Errors
     /// It is neither.
     pub fn parse(text: &str) -> Result<Server, ClientError> {
-        if text.starts_with("https://") {
-            return Err(ClientError::Https(text.to_owned()));
-        }
         let wrong = || ClientError::Address(text.to_owned());
-        if let Some(rest) = text.strip_prefix("http://") {
+        let https = text.strip_prefix("https://");
+        if let Some(rest) = https.or_else(|| text.strip_prefix("http://")) {
             let host_port = rest.strip_suffix('/').unwrap_or(rest);
             let (host, port) = host_port.rsplit_once(':').ok_or_else(wrong)?;
             let named = !host.is_empty()
@@ -65,9 +71,12 @@ impl Server {
             if !named || !numbered {
                 return Err(wrong());
             }
-            return Ok(Server::Http {
-                host_port: host_port.to_owned(),
-            });
+            let host_port = host_port.to_owned();
+            return match https {
+                None => Ok(Server::Http { host_port }),
+                Some(_) if name_of(&host_port).is_none() => Err(wrong()),
+                Some(_) => Ok(Server::Https { host_port }),
+            };
         }
         if text.is_empty() || text.contains("://") {
             return Err(wrong());
@@ -84,9 +93,29 @@ impl Server {
     fn host(&self) -> &str {
         match self {
             Server::Socket(_) => "localhost",
-            Server::Http { host_port } => host_port,
+            Server::Http { host_port } | Server::Https { host_port } => host_port,
         }
     }
+
+    /// Whether what is sent there stays on this machine.
+    pub(super) fn is_near(&self) -> bool {
+        match self {
+            Server::Socket(_) => true,
+            Server::Http { host_port } | Server::Https { host_port } => {
+                host_port.starts_with("localhost:")
+                    || host_port
+                        .parse::<SocketAddr>()
+                        .is_ok_and(|address| address.ip().is_loopback())
+            }
+        }
+    }
+}
+
+/// Whom a certificate must be of.
+fn name_of(host_port: &str) -> Option<ServerName<'static>> {
+    let (host, _) = host_port.rsplit_once(':')?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(bare.to_owned()).ok()
 }
 
 impl fmt::Display for Server {
@@ -94,6 +123,7 @@ impl fmt::Display for Server {
         match self {
             Server::Socket(path) => write!(f, "{}", path.display()),
             Server::Http { host_port } => write!(f, "http://{host_port}"),
+            Server::Https { host_port } => write!(f, "https://{host_port}"),
         }
     }
 }
@@ -102,11 +132,11 @@ impl fmt::Display for Server {
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No server is named so.
-    #[error("reading the server {0:?}: expected http://HOST:PORT or the path of a socket")]
+    #[error(
+        "reading the server {0:?}: expected http://HOST:PORT, https://HOST:PORT or the path of a \
+         socket"
+    )]
     Address(String),
-    /// TLS.
-    #[error("reading the server {0:?}: https is not there yet; use http:// on a trusted network")]
-    Https(String),
     /// No request can be made of it.
     #[error("{what} on {server}: no valid request: {why}")]
     Request {
@@ -125,6 +155,19 @@ pub enum ClientError {
         /// On which server.
         server: Server,
         /// What the system says.
+        source: io::Error,
+    },
+    /// It is not who it should be, or speaks no TLS.
+    #[error(
+        "{what}: speaking TLS with {server}: {source} (is its certificate of this name, in its \
+         time, and by an authority of [agent] ca_file?)"
+    )]
+    Handshake {
+        /// What was attempted.
+        what: String,
+        /// With which server.
+        server: Server,
+        /// What went wrong.
         source: io::Error,
     },
     /// It ended before the answer did.
@@ -189,15 +232,22 @@ pub struct Answer {
 pub struct Client {
     server: Server,
     limit: Duration,
+    pass: Pass,
 }
 
 impl Client {
     /// A client of `server`; `timeout` bounds a whole answer, or the wait for a piece of a long
-    /// one.
+    /// one. It shows nothing, and over TLS trusts nobody.
     pub fn new(server: Server, timeout: Duration) -> Self {
+        Client::showing(server, timeout, Pass::default())
+    }
+
+    /// The same that shows this, and trusts whom it names.
+    pub fn showing(server: Server, timeout: Duration, pass: Pass) -> Self {
         Client {
             server,
             limit: timeout,
+            pass,
         }
     }
 
@@ -330,6 +380,21 @@ impl Client {
                 let _ = stream.set_nodelay(true);
                 self.talk(what, stream, request).await
             }
+            Server::Https { host_port } => {
+                let (Some(tls), Some(name)) = (self.pass.tls(), name_of(host_port)) else {
+                    return Err(unreachable(io::Error::other("nobody is trusted there")));
+                };
+                let stream = TcpStream::connect(host_port).await.map_err(unreachable)?;
+                // As above.
+                let _ = stream.set_nodelay(true);
+                let connected = tls.connect(name, stream).await;
+                let stream = connected.map_err(|source| ClientError::Handshake {
+                    what: what.to_owned(),
+                    server: self.server.clone(),
+                    source,
+                })?;
+                self.talk(what, stream, request).await
+            }
         }
     }
 
@@ -351,13 +416,18 @@ impl Client {
         for (name, value) in headers.iter().filter(|(_, value)| !value.is_empty()) {
             request = request.header(*name, *value);
         }
+        let invalid = |why: String| ClientError::Request {
+            what: what.to_owned(),
+            server: self.server.clone(),
+            why,
+        };
+        let token = self.pass.token();
+        if let Some(token) = token.map_err(|error| invalid(error.to_string()))? {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
         request
             .body(Full::new(body.into()))
-            .map_err(|error| ClientError::Request {
-                what: what.to_owned(),
-                server: self.server.clone(),
-                why: error.to_string(),
-            })
+            .map_err(|error| invalid(error.to_string()))
     }
 
     async fn talk(
@@ -555,10 +625,15 @@ mod tests {
         let http = |text: &str| Server::Http {
             host_port: text.to_owned(),
         };
+        let https = |text: &str| Server::Https {
+            host_port: text.to_owned(),
+        };
         for (text, server) in [
             ("http://127.0.0.1:1618", http("127.0.0.1:1618")),
             ("http://node-7.example:80/", http("node-7.example:80")),
             ("http://[::1]:1618", http("[::1]:1618")),
+            ("https://[::1]:1618/", https("[::1]:1618")),
+            ("https://door.example:1618", https("door.example:1618")),
             (
                 "data/homeostat.sock",
                 Server::Socket("data/homeostat.sock".into()),
@@ -580,6 +655,8 @@ mod tests {
             "http://host:1618/v1",
             "http://a b:1",
             "ftp://host:1",
+            "https://host",
+            "https://-:1",
         ] {
             let error = Server::parse(text).unwrap_err().to_string();
             assert!(
@@ -587,8 +664,6 @@ mod tests {
                 "{text}: {error}"
             );
         }
-        let error = Server::parse("https://host:1").unwrap_err().to_string();
-        assert!(error.contains("https is not there yet"), "{error}");
     }
 
     #[test]

@@ -6,14 +6,15 @@
 //! - Sending: `buffer.rs` keeps what is not sent yet, `outbox.rs` sends it.
 //! - Obeying: `obeying.rs` follows the directives; `journal.rs` remembers, `executor.rs` acts.
 //!
-//! The loop is reached at a door or on brokers ([`Way`]): [`client`] speaks HTTP with the door,
-//! `brokers.rs` hands over to Kafka's threads. [`survey`] says what this host measures, and why not
-//! the rest.
+//! The loop is reached at a door or on brokers ([`Way`]): [`client`] speaks HTTP with the door and
+//! shows it a [`pass`], `brokers.rs` hands over to Kafka's threads. [`survey`] says what this host
+//! measures, and why not the rest.
 //!
 //! What a crash loses: at most the sample under way. No order is begun twice, no outcome is lost:
 //! see [`crate::execute`].
 
 pub mod client;
+pub mod pass;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +36,7 @@ use executor::Hands;
 use folder::Folder;
 use obeying::Obeyer;
 use outbox::{Outbox, Sender};
+use pass::Pass;
 use sampling::{Sampler, now_ms};
 
 pub use collect::{Missing, Survey, survey};
@@ -140,7 +142,8 @@ pub async fn run(
     let (reach, whom) = match way {
         Way::Door(server) => {
             let whom = server.to_string();
-            (Reach::Door(Client::new(server, answer)), whom)
+            let pass = Pass::of(settings, &server)?;
+            (Reach::Door(Client::showing(server, answer, pass)), whom)
         }
         #[cfg(feature = "io")]
         Way::Brokers(client) => {

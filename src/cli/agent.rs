@@ -21,7 +21,7 @@ use super::Global;
 /// SIGHUP reads the log level again.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The door: http://HOST:PORT, or the path of its socket.
+    /// The door: http://HOST:PORT, https://HOST:PORT, or the path of its socket.
     #[arg(long, value_name = "URL")]
     server: Option<String>,
     /// Kafka brokers instead of a door, and of the configuration's.
@@ -90,7 +90,7 @@ pub(super) fn run(args: Args, global: &Global) -> anyhow::Result<ExitCode> {
                 }
                 _ = hangup.recv() => {
                     // What was typed wrong since the start is no reason to end.
-                    if let Err(error) = global.reread_level(&telemetry) {
+                    if let Err(error) = global.reread(&telemetry) {
                         tracing::error!("SIGHUP: {error:#}; the level stays");
                     }
                 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::{Colour, Global, Printer, plain, say};
 use crate::config::Config;
+use crate::web::Access;
 
 mod brokers;
 mod door;
@@ -85,6 +86,13 @@ fn examine_open(global: &Global, config: &Config, folder: &Folder, findings: &mu
     let settings = config.settings();
     let dir = &settings.log.dir;
     let mut log = None;
+    let card = match folder {
+        Folder::Open(Holder::Somebody(card)) => card.as_ref(),
+        _ => None,
+    };
+    let access = Access::read(settings).map(|access| access.count());
+    let access = access.map_err(|error| error.to_string());
+    findings.push(judge::access(global, &settings.web, card, &access));
     if let Folder::Open(Holder::Somebody(card)) = folder {
         let ready = door::get(dir, "/readyz");
         findings.push(judge::door(global, card.as_ref(), &ready));

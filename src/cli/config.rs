@@ -9,7 +9,7 @@ use serde::Serialize;
 use toml::Value;
 
 use super::{Global, Printer, replace, say};
-use crate::config::keys::{Key, keys};
+use crate::config::keys::{Key, TOKENS, keys};
 use crate::config::{Config, DEFAULT_FILE, Literal, pages};
 
 /// What can be done with the configuration.
@@ -85,6 +85,17 @@ fn show(config: &Config, printer: &mut Printer<impl Write>) -> anyhow::Result<Ex
             policy: key.is_policy(),
         };
         printer.print(&shown, &words(&key, value, &origin))?;
+    }
+    if let Some(tokens) = config.given().get(TOKENS) {
+        let origin = tokens.origin.to_string();
+        let shown = Shown {
+            key: TOKENS,
+            value: &tokens.value,
+            unit: "",
+            origin: &origin,
+            policy: false,
+        };
+        printer.print(&shown, &format!("\n{TOKENS} = {tokens}  ({origin})"))?;
     }
     say("next: `homeostat config init` writes a file that says what each means");
     Ok(ExitCode::SUCCESS)

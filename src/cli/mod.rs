@@ -96,7 +96,7 @@ impl Global {
         }
     }
 
-    /// Starts writing what the program says of itself. SIGHUP has [`Global::reread_level`] called.
+    /// Starts writing what the program says of itself. SIGHUP has [`Global::reread`] called.
     #[cfg(feature = "agent")]
     fn telemetry(&self, settings: &TelemetrySettings) -> anyhow::Result<Telemetry> {
         let form = match settings.format {
@@ -106,12 +106,13 @@ impl Global {
         Ok(Telemetry::start(settings.level.name(), form)?)
     }
 
-    /// Reads the configuration again and sets the level that it says; nothing else of it counts
-    /// before the next start.
+    /// Reads the configuration again and sets the level that it says. Beside that tokens and
+    /// certificates count, nothing else of it before the next start.
     #[cfg(feature = "agent")]
-    fn reread_level(&self, telemetry: &Telemetry) -> anyhow::Result<()> {
+    fn reread(&self, telemetry: &Telemetry) -> anyhow::Result<Config> {
         let config = self.config()?;
-        Ok(telemetry.set_level(config.settings().telemetry.level.name())?)
+        telemetry.set_level(config.settings().telemetry.level.name())?;
+        Ok(config)
     }
 
     /// A command to be proposed, with the flags that name the same file and folder.

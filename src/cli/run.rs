@@ -32,7 +32,7 @@ use crate::config::settings::{LoopSettings, Settings};
 use crate::model::Span;
 use crate::runtime::{Clock, Config as WorkerConfig, StageSpec, Stop, Worker};
 use crate::telemetry::Telemetry;
-use crate::web::{Door, Phase, Pulse};
+use crate::web::{Access, Door, Phase, Pulse};
 use crate::{topology, web};
 
 use super::opening::source_of;
@@ -152,9 +152,10 @@ fn until_told(
     stop: &watch::Sender<bool>,
     worker: &mut Working,
 ) -> anyhow::Result<mpsc::Sender<()>> {
+    let access = bound.access.clone();
     runtime.block_on(async {
         let serving = tokio::spawn(web::serve(bound, Arc::new(door), stop.subscribe()));
-        let ended = signalled(told, worker).await;
+        let ended = signalled(told, &access, worker).await;
         let watchdog = cut_short_after(Duration::from_secs(told.settings().work.stop_s));
         stop.send_replace(true);
         serving.await.context("serving the door")??;
@@ -163,7 +164,7 @@ fn until_told(
 }
 
 /// Waits for a signal to end, or for the worker's end.
-async fn signalled(told: &Told<'_>, worker: &mut Working) -> anyhow::Result<()> {
+async fn signalled(told: &Told<'_>, access: &Access, worker: &mut Working) -> anyhow::Result<()> {
     let listen = |kind| signal(kind).context("listening for signals");
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -173,12 +174,21 @@ async fn signalled(told: &Told<'_>, worker: &mut Working) -> anyhow::Result<()> 
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
             _ = worker.ended.wait_for(|ended| *ended) => return Ok(()),
-            _ = reread.recv() => match told.global.reread_level(told.telemetry) {
-                Ok(()) => info!("the log level was read again"),
-                Err(error) => warn!("SIGHUP: {error:#}; the level stays"),
+            _ = reread.recv() => match read_again(told, access) {
+                Ok(()) => info!(
+                    tokens = access.count(),
+                    "log level, tokens and certificates were read again"
+                ),
+                Err(error) => warn!("SIGHUP: {error:#}; what was not read again stays"),
             },
         }
     }
+}
+
+/// What SIGHUP reads again: the level, then who may come to the door, all of that or nothing.
+fn read_again(told: &Told<'_>, access: &Access) -> anyhow::Result<()> {
+    let config = told.global.reread(told.telemetry)?;
+    Ok(access.reload(config.settings())?)
 }
 
 /// Ends the process when its end takes too long. What is returned calls that off when it goes.

@@ -47,6 +47,12 @@ impl Key {
         format!("HOMEOSTAT_{}", self.name.replace('.', "_").to_uppercase())
     }
 
+    /// Whether it stands in each entry of a list: neither variables nor flags give it, and nothing
+    /// holds it by default.
+    pub fn is_listed(&self) -> bool {
+        self.table() == TOKENS
+    }
+
     /// Whether it is part of the policy.
     pub fn is_policy(&self) -> bool {
         is_policy(&self.name)
@@ -248,7 +254,7 @@ pub enum Text {
     Name,
     /// A node's name, or empty.
     NameOrNone,
-    /// A loopback address and port.
+    /// An address and port.
     Listen,
     /// An address or a host's name, with a port or without.
     Peer,
@@ -278,9 +284,7 @@ impl Text {
             Text::Prefix => text.len() <= PREFIX_BYTES_MAX && text.chars().all(in_topics),
             Text::Name => clean && !text.is_empty() && MeshId::parse(text).is_some(),
             Text::NameOrNone => clean && (text.is_empty() || Text::Name.allows(text)),
-            Text::Listen => text
-                .parse::<SocketAddr>()
-                .is_ok_and(|address| address.ip().is_loopback()),
+            Text::Listen => text.parse::<SocketAddr>().is_ok(),
             Text::Peer => is_peer(text),
             Text::Word | Text::WordOrNone => !text.contains('\0') && text.len() <= 4096,
             Text::Brokers => {
@@ -312,10 +316,6 @@ impl Text {
     /// What was expected instead of `got`.
     fn expected(self, got: &str) -> String {
         match self {
-            Text::Listen if got.parse::<SocketAddr>().is_ok() => {
-                "a loopback address, such as 127.0.0.1:1618: others need tokens, which come with \
-                 step 4; until then reach it through a tunnel (ssh -L)"
-            }
             Text::Listen => "an address and a port, such as 127.0.0.1:1618",
             Text::Path => "a path of 1 to 4096 bytes",
             Text::Prefix => "at most 64 letters, digits, dots, dashes or underscores",
@@ -380,7 +380,7 @@ impl Form {
             Form::Number { min, max } => format!("{min}..{max}"),
             Form::YesNo => "true, false".to_owned(),
             Form::OneOf(names) => names.join(", "),
-            Form::Text(Text::Listen) => "loopback".to_owned(),
+            Form::Text(Text::Listen) => "address:port".to_owned(),
             Form::Text(Text::Brokers) => "host:port,..".to_owned(),
             Form::Text(Text::Registry) => "http://host:port".to_owned(),
             Form::Text(Text::PathOrNone) => "0..4096 bytes".to_owned(),
@@ -399,8 +399,11 @@ impl Form {
     }
 }
 
+/// The list of who may come to the door.
+pub const TOKENS: &str = "token";
+
 /// The sections in the order of the pages, each with what it is about.
-pub const SECTIONS: [(&str, &str); 12] = [
+pub const SECTIONS: [(&str, &str); 13] = [
     ("log", "the embedded log"),
     ("kafka", "the brokers, if the log lies there"),
     ("snapshots", "of the rows, where the log lies on Kafka"),
@@ -408,6 +411,10 @@ pub const SECTIONS: [(&str, &str); 12] = [
     ("time", "what a record's time is"),
     ("loop", "the worker"),
     ("web", "the door"),
+    (
+        TOKENS,
+        "who may come to the door over TCP: an entry each, all that you need",
+    ),
     ("agent", "a node's side"),
     (
         "telemetry",
@@ -1027,7 +1034,29 @@ const ROWS: &[Row] = &[
         "web.listen",
         "",
         Form::Text(Text::Listen),
-        "where the door listens; port 0: any free one; `--listen`",
+        "where the door listens; port 0: any free one; not loopback: only with `[[token]]` \
+         entries; `--listen`",
+        "",
+    ),
+    (
+        "web.certificate_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "the door's certificate, PEM, its own first: with it TCP is TLS; read again at SIGHUP",
+        "",
+    ),
+    (
+        "web.key_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "its private key, PEM, mode 0600; read again at SIGHUP",
+        "",
+    ),
+    (
+        "web.client_ca_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "the authorities of clients' certificates, PEM; read again at SIGHUP",
         "",
     ),
     (
@@ -1085,6 +1114,50 @@ const ROWS: &[Row] = &[
         whole(0, 100_000),
         "that have them at most",
         "larger scrapes, and as many series in Prometheus",
+    ),
+    (
+        "token.name",
+        "",
+        Form::Text(Text::Name),
+        "what the log and records call who shows it; of each entry another",
+        "",
+    ),
+    (
+        "token.file",
+        "",
+        Form::Text(Text::Path),
+        "the file, mode 0600, with the token: 16 to 512 visible ASCII characters; this or \
+         `certificate`; read again at SIGHUP",
+        "",
+    ),
+    (
+        "token.certificate",
+        "",
+        Form::Text(Text::Name),
+        "instead of a token: a DNS name in a client's certificate by an authority of \
+         `web.client_ca_file`, letter by letter, no wildcards",
+        "",
+    ),
+    (
+        "token.meshes",
+        "",
+        Form::Texts(Text::Name),
+        "the meshes that may be seen and spoken of; `[\"*\"]` is all",
+        "",
+    ),
+    (
+        "token.role",
+        "",
+        Form::OneOf(&["ingest", "read", "operate"]),
+        "`ingest`: send samples and outcomes, read directives; `read`: every GET; `operate`: all",
+        "",
+    ),
+    (
+        "token.node",
+        "",
+        Form::Text(Text::Name),
+        "with `ingest`: the one node that may be spoken for, and whose directives may be read",
+        "",
     ),
     (
         "agent.enabled",
@@ -1177,6 +1250,20 @@ const ROWS: &[Row] = &[
         whole(1, 3600),
         "how long an answer may take",
         "a dead server is noticed later",
+    ),
+    (
+        "agent.token_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "the file, mode 0600, with the token for a door over TCP; read anew for every request",
+        "",
+    ),
+    (
+        "agent.ca_file",
+        "",
+        Form::Text(Text::PathOrNone),
+        "whom to trust at an `https://` door, PEM; none: the system's authorities",
+        "",
     ),
     (
         "telemetry.level",
@@ -1420,6 +1507,7 @@ mod tests {
         for key in keys() {
             match key.form {
                 Form::Command | Form::Properties | Form::Bound => {}
+                _ if key.is_listed() => assert_eq!(key.default, None, "{}", key.name),
                 _ => assert!(key.default.is_some(), "row without a field: {}", key.name),
             }
             if let Some(default) = &key.default {
@@ -1539,12 +1627,12 @@ mod tests {
                 "localhost",
                 "\"localhost\", expected an address and a port, such as 127.0.0.1:1618",
             ),
+            // What it needs beside it is for the second gate.
+            ("web.listen", "0.0.0.0:1618", ""),
             (
-                "web.listen",
-                "0.0.0.0:1618",
-                "\"0.0.0.0:1618\", expected a loopback address, such as 127.0.0.1:1618: others \
-                 need tokens, which come with step 4; until then reach it through a tunnel (ssh \
-                 -L)",
+                "token.role",
+                "admin",
+                "\"admin\", expected ingest or read or operate",
             ),
             (
                 "agent.peers",

@@ -11,6 +11,7 @@
 
 pub mod keys;
 pub mod pages;
+pub mod secret;
 pub mod settings;
 
 use std::collections::BTreeMap;
@@ -20,13 +21,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Value;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use crate::model::{
     Place, Policy, PolicyError, edit_distance, is_known, line_of, nearest_path, places,
 };
-use keys::{Key, SECTIONS, is_policy, keys};
-use settings::{ExecutorKind, Settings};
+use keys::{Key, SECTIONS, TOKENS, is_policy, keys};
+use settings::{ExecutorKind, Role, Settings, TokenSettings, WebSettings};
 
 /// What the program was told.
 #[derive(Clone, Debug, Default)]
@@ -183,7 +184,8 @@ impl Config {
                 })
                 .collect();
         }
-        let variables = keys.iter().map(|key| (key.variable(), key)).collect();
+        let single = keys.iter().filter(|key| !key.is_listed());
+        let variables = single.map(|key| (key.variable(), key)).collect();
         for (name, text) in environment {
             if let Some((key, value)) = variable(&name, &text, &variables)? {
                 let origin = Origin::Variable(name);
@@ -310,8 +312,8 @@ fn typed(text: &str, keys: &[Key]) -> Result<BTreeMap<String, Value>, Fault> {
         });
     }
     let mut values = BTreeMap::new();
-    let table = text.parse().expect("what was parsed is TOML");
-    flatten("", table, &mut |key, value| {
+    let whole = text.parse().expect("what was parsed is TOML");
+    flatten("", whole, &mut |key, value| {
         values.insert(key, value);
     });
     check_values(&values, keys).map_err(|fault| Fault {
@@ -321,7 +323,125 @@ fn typed(text: &str, keys: &[Key]) -> Result<BTreeMap<String, Value>, Fault> {
             .and_then(at),
         ..fault
     })?;
+    if let Some(tokens) = values.get(TOKENS) {
+        check_tokens(tokens, keys).map_err(|(entry, fault)| Fault {
+            line: place_in(table.get_ref(), entry, &fault.key).map(|start| line_of(text, start)),
+            ..fault
+        })?;
+    }
     Ok(values)
+}
+
+/// Where a key of an entry of the tokens' list stands; one that is not there: where the entry does.
+fn place_in(table: &DeTable<'_>, entry: usize, path: &str) -> Option<usize> {
+    let (_, tokens) = table.iter().find(|(key, _)| key.get_ref() == TOKENS)?;
+    let DeValue::Array(entries) = tokens.get_ref() else {
+        return Some(tokens.span().start);
+    };
+    let entry = entries.get(entry)?;
+    let DeValue::Table(keys) = entry.get_ref() else {
+        return Some(entry.span().start);
+    };
+    let last = path.rsplit('.').next();
+    let key = keys.keys().find(|key| Some(&**key.get_ref()) == last);
+    Some(key.map_or(entry.span().start, |key| key.span().start))
+}
+
+/// The entries of the tokens' list, each by itself; a fault comes with the entry's number.
+fn check_tokens(given: &Value, keys: &[Key]) -> Result<(), (usize, Fault)> {
+    let listed = keys.iter().filter(|key| key.is_listed());
+    let names: Vec<String> = listed.map(|key| key.name.clone()).collect();
+    let entries = given.as_array().map_or(&[][..], Vec::as_slice);
+    if given.as_array().is_none() {
+        let problem = format!("{}, expected entries, each under [[token]]", Literal(given));
+        return Err((0, Fault::of_key(TOKENS, problem)));
+    }
+    if entries.len() > TOKENS_MAX {
+        let problem = format!("{} entries, expected at most {TOKENS_MAX}", entries.len());
+        return Err((TOKENS_MAX, Fault::of_key(TOKENS, problem)));
+    }
+    for (number, entry) in entries.iter().enumerate() {
+        let fault = |key: &str, problem: String| {
+            let path = format!("{TOKENS}.{key}");
+            (number, Fault::of_key(path, problem))
+        };
+        let Some(entry) = entry.as_table() else {
+            let problem = format!("{}, expected an entry under [[token]]", Literal(entry));
+            return Err((number, Fault::of_key(TOKENS, problem)));
+        };
+        for (name, value) in entry {
+            let path = format!("{TOKENS}.{name}");
+            let key = keys.iter().find(|key| key.name == path).ok_or_else(|| {
+                let nearest = nearest_path(&names, &path);
+                fault(name, format!("unknown key, the nearest is {nearest}"))
+            })?;
+            key.check(value).map_err(|problem| fault(name, problem))?;
+        }
+        for (needed, expected) in [
+            ("name", "what the log calls who shows it"),
+            ("meshes", "the meshes that may be seen, as [\"site\"]"),
+            ("role", "ingest, read or operate"),
+        ] {
+            if !entry.contains_key(needed) {
+                return Err(fault(needed, format!("none, expected {expected}")));
+            }
+        }
+        if entry.contains_key("file") == entry.contains_key("certificate") {
+            let problem = "expected either file or certificate: one of them says who it is";
+            return Err(fault("file", problem.to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// The tokens and what the door's address and certificates ask of them.
+fn check_door(web: &WebSettings, tokens: &[TokenSettings]) -> Result<(), Fault> {
+    let mut names = BTreeMap::new();
+    for token in tokens {
+        if names.insert(&token.name, ()).is_some() {
+            let problem = format!("two entries are named {:?}, expected one each", token.name);
+            return Err(Fault::of_key(TOKENS, problem));
+        }
+        if token.meshes.is_empty() {
+            let problem = format!(
+                "{} may see no mesh, expected meshes = [\"site\"], or [\"*\"] for all",
+                token.name
+            );
+            return Err(Fault::of_key(TOKENS, problem));
+        }
+        if !token.node.is_empty() && token.role != Role::Ingest {
+            let problem = format!(
+                "{} names a node and has the role {}, expected ingest: it is who speaks for nodes",
+                token.name,
+                token.role.name()
+            );
+            return Err(Fault::of_key(TOKENS, problem));
+        }
+    }
+    if web.certificate_file.is_empty() != web.key_file.is_empty() {
+        let problem = "expected both web.certificate_file and web.key_file, or neither";
+        return Err(Fault::of_key("web.key_file", problem));
+    }
+    let by_certificate = tokens.iter().any(|token| !token.certificate.is_empty());
+    if !web.client_ca_file.is_empty() && web.certificate_file.is_empty() {
+        let problem = "expected web.certificate_file too: clients show certificates over TLS only";
+        return Err(Fault::of_key("web.client_ca_file", problem));
+    }
+    if by_certificate == web.client_ca_file.is_empty() {
+        let problem = "expected with it a [[token]] with certificate = \"NAME\", and none of those \
+                       without it: the authority says who comes, the entry what they may do";
+        return Err(Fault::of_key("web.client_ca_file", problem));
+    }
+    let address = web.listen.parse::<std::net::SocketAddr>();
+    if tokens.is_empty() && address.is_ok_and(|address| !address.ip().is_loopback()) {
+        let problem = format!(
+            "{:?} is not loopback, expected [[token]] entries too, which say who may come and do \
+             what (README, \"Open the door to others\")",
+            web.listen
+        );
+        return Err(Fault::of_key("web.listen", problem));
+    }
+    Ok(())
 }
 
 /// Each value by itself, and the policy as a whole: its own check names keys too.
@@ -332,10 +452,17 @@ fn check_values(values: &BTreeMap<String, Value>, keys: &[Key]) -> Result<(), Fa
             keys::property(property, value).map_err(|problem| Fault::of_key(name, problem))?;
             continue;
         }
+        if name == TOKENS {
+            continue;
+        }
         let Some(key) = keys.iter().find(|key| key.name == *name) else {
             let problem = format!("{}, expected a table of keys", Literal(value));
             return Err(Fault::of_key(name, problem));
         };
+        if key.is_listed() {
+            let problem = "expected under [[token]], with two brackets: there may be several";
+            return Err(Fault::of_key(name, problem));
+        }
         if key.is_policy() {
             policy.push_str(&format!("{name} = {}\n", Literal(value)));
         } else {
@@ -404,6 +531,7 @@ fn read_settings(given: &BTreeMap<String, Setting>) -> Result<Settings, Fault> {
             return Err(Fault::of_key(key, problem));
         }
     }
+    check_door(&settings.web, &settings.token)?;
     let agent = &settings.agent;
     if agent.executor == ExecutorKind::Exec && agent.exec.is_empty() {
         let problem = "exec, expected a program in [agent.exec] too, such as healing = [\"heal\", \
@@ -412,6 +540,9 @@ fn read_settings(given: &BTreeMap<String, Setting>) -> Result<Settings, Fault> {
     }
     Ok(settings)
 }
+
+/// Most entries of the tokens' list: each request is held against all of them.
+pub const TOKENS_MAX: usize = 1024;
 
 /// What the names of librdkafka's properties follow on.
 const PROPERTIES: &str = "kafka.properties.";
@@ -670,7 +801,7 @@ mod tests {
         let error = config.with_flag("--listen", "web.listen", "[::]:80");
         let error = error.unwrap_err().to_string();
         assert!(
-            error.starts_with("reading --listen: web.listen: \"[::]:80\", expected a loopback"),
+            error.starts_with("reading --listen: web.listen: \"[::]:80\" is not loopback"),
             "{error}"
         );
     }
@@ -766,6 +897,120 @@ mod tests {
             let got = config(file, &[variable]).map(|c| c.policy_text().to_owned());
             assert_eq!(got, Err(expected.to_owned()));
         }
+    }
+
+    /// An entry, with some of its lines changed.
+    fn entry(changes: &[(&str, &str)]) -> String {
+        let mut lines = BTreeMap::from([
+            ("name", "\"r\""),
+            ("file", "\"t/r\""),
+            ("meshes", "[\"site\"]"),
+            ("role", "\"ingest\""),
+        ]);
+        lines.extend(changes.iter().copied());
+        lines.retain(|_, value| !value.is_empty());
+        let lines = lines
+            .iter()
+            .map(|(key, value)| format!("{key} = {value}\n"));
+        format!("[[token]]\n{}", lines.collect::<String>())
+    }
+
+    #[test]
+    fn who_may_come_to_the_door_stands_in_entries() {
+        let other = entry(&[
+            ("name", "\"g\""),
+            ("role", "\"read\""),
+            ("meshes", "[\"*\"]"),
+        ]);
+        let own = entry(&[("node", "\"r\"")]);
+        let file = format!("[web]\nlisten = \"0.0.0.0:1618\"\n{own}{other}");
+        let config = config(&file, &[]).unwrap();
+        assert_eq!(config.policy_text(), "");
+        let [own, other] = &config.settings().token[..] else {
+            panic!("{:?}", config.settings().token)
+        };
+        let said = (own.name.as_str(), own.node.as_str(), own.role);
+        assert_eq!(said, ("r", "r", Role::Ingest));
+        assert_eq!((other.role, other.node.as_str()), (Role::Read, ""));
+        let error = config.with_flag("--listen", "web.listen", "x").unwrap_err();
+        assert!(error.to_string().contains("an address and a port"));
+    }
+
+    #[test]
+    fn an_entry_that_says_too_little_or_too_much_is_refused_with_its_line() {
+        let good = entry(&[]);
+        for (file, expected) in [
+            (
+                format!("{good}{}", entry(&[("rol", "\"read\""), ("name", "\"s\"")])),
+                "line 10: token.rol: unknown key, the nearest is token.role",
+            ),
+            (
+                entry(&[("role", "")]),
+                "line 1: token.role: none, expected ingest, read or",
+            ),
+            (
+                entry(&[("role", "\"root\"")]),
+                "line 5: token.role: \"root\", expected ingest or",
+            ),
+            (
+                entry(&[("meshes", "")]),
+                "line 1: token.meshes: none, expected",
+            ),
+            (
+                entry(&[("meshes", "[]")]),
+                "token: r may see no mesh, expected meshes = ",
+            ),
+            (
+                entry(&[("meshes", "\"site\"")]),
+                "line 3: token.meshes: \"site\", expected a list",
+            ),
+            (
+                entry(&[("file", "")]),
+                "line 1: token.file: expected either file or certificate",
+            ),
+            (
+                entry(&[("certificate", "\"r\"")]),
+                "line 3: token.file: expected either file or certificate",
+            ),
+            (
+                entry(&[("certificate", "\"r\""), ("file", "")]),
+                "web.client_ca_file: expected with it a [[token]] with certificate",
+            ),
+            (
+                format!("{good}{good}"),
+                "token: two entries are named \"r\", expected one each",
+            ),
+            (
+                entry(&[("node", "\"n\""), ("role", "\"read\"")]),
+                "token: r names a node and has the role read, expected ingest",
+            ),
+            (
+                "[token]\nname = \"r\"".into(),
+                "line 2: token.name: expected under [[token]]",
+            ),
+            (
+                "token = 5".into(),
+                "line 1: token: 5, expected entries, each under [[token]]",
+            ),
+            (
+                "[web]\nlisten = \"0.0.0.0:1618\"".into(),
+                "web.listen: \"0.0.0.0:1618\" is not loopback, expected [[token]] entries too",
+            ),
+            (
+                "[web]\ncertificate_file = \"c\"".into(),
+                "web.key_file: expected both web.certificate_file and web.key_file",
+            ),
+            (
+                format!("[web]\nclient_ca_file = \"c\"\n{good}"),
+                "web.client_ca_file: expected web.certificate_file too",
+            ),
+        ] {
+            let error = config(&file, &[]).unwrap_err();
+            let expected = format!("reading h.toml: {expected}");
+            assert!(error.starts_with(&expected), "{file}\n{error}\n{expected}");
+        }
+        let error = config("", &[("HOMEOSTAT_TOKEN_NAME", "r")]).unwrap_err();
+        assert!(error.contains("no such key"), "{error}");
     }
 
     #[test]

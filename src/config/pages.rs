@@ -16,7 +16,10 @@ pub fn file() -> String {
         for key in keys.iter().filter(|key| is_of(key, section)) {
             if key.table() != table {
                 table = key.table();
-                let _ = write!(page, "\n[{table}]\n");
+                let _ = match key.is_listed() {
+                    true => write!(page, "\n# [[{table}]]\n"),
+                    false => write!(page, "\n[{table}]\n"),
+                };
             }
             page.push_str(&entry(key));
         }
@@ -80,6 +83,7 @@ fn entry(key: &Key) -> String {
     let mut entry = wrapped(&words);
     let _ = match &key.default {
         Some(value) => writeln!(entry, "#{} = {}", key.last(), Literal(value)),
+        None if key.is_listed() => writeln!(entry, "# {} = ..", key.last()),
         None => writeln!(entry, "# {} = {}", key.last(), example(key)),
     };
     entry

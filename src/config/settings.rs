@@ -29,6 +29,9 @@ pub struct Settings {
     pub work: LoopSettings,
     /// `[web]`.
     pub web: WebSettings,
+    /// `[[token]]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub token: Vec<TokenSettings>,
     /// `[agent]`.
     pub agent: AgentSettings,
     /// `[telemetry]`.
@@ -387,9 +390,17 @@ pub struct LoopSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSettings {
-    /// Where it listens: a loopback address and port (port 0: any free one). Default
-    /// `127.0.0.1:1618`; `--listen`.
+    /// Where it listens: an address and port (port 0: any free one); one that is not loopback
+    /// needs `[[token]]` entries. Default `127.0.0.1:1618`; `--listen`.
     pub listen: String,
+    /// The door's certificate and what leads to its authority, PEM: with it the door speaks TLS
+    /// only. Default empty: none. Read again at SIGHUP.
+    pub certificate_file: String,
+    /// Its private key, PEM, for its owner alone. Default empty.
+    pub key_file: String,
+    /// The authorities of clients' certificates, PEM. Default empty: none are asked for. Read
+    /// again at SIGHUP.
+    pub client_ca_file: String,
     /// Largest body, KiB. Default 8192.
     pub body_max_kib: usize,
     /// Connections at a time. Default 1024; one more is answered 503 and closed.
@@ -406,6 +417,50 @@ pub struct WebSettings {
     pub node_series: bool,
     /// For how many nodes at most. Default 1000.
     pub node_series_max: usize,
+}
+
+/// `[[token]]`: one who may come to the door over TCP, and what they may do there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSettings {
+    /// What the log calls them.
+    pub name: String,
+    /// The file that their token stands in; empty where a certificate says who they are.
+    #[serde(default)]
+    pub file: String,
+    /// The DNS name in their client certificate; empty where a token says it.
+    #[serde(default)]
+    pub certificate: String,
+    /// The meshes that they may see and speak of; `*` is all.
+    pub meshes: Vec<String>,
+    /// What they may do.
+    pub role: Role,
+    /// With the role `ingest`: the one node that they may speak for; empty: any of the meshes.
+    #[serde(default)]
+    pub node: String,
+}
+
+/// What one may do at the door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Send samples and outcomes, and read directives: an agent.
+    Ingest,
+    /// Read.
+    Read,
+    /// All of it, and what people say: policy, approvals, holds.
+    Operate,
+}
+
+impl Role {
+    /// The name, as in the file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::Ingest => "ingest",
+            Role::Read => "read",
+            Role::Operate => "operate",
+        }
+    }
 }
 
 /// `[agent]`: a node's side.
@@ -443,6 +498,11 @@ pub struct AgentSettings {
     pub buffer_kib: u64,
     /// How long an answer may take, s. Default 10.
     pub request_timeout_s: u64,
+    /// The file with the token that it shows at a door over TCP; read anew for every request.
+    /// Default empty: none.
+    pub token_file: String,
+    /// Whom to trust at an `https://` door, PEM. Default empty: the system's authorities.
+    pub ca_file: String,
 }
 
 /// Who does what is ordered.
@@ -631,6 +691,9 @@ impl Default for WebSettings {
     fn default() -> Self {
         WebSettings {
             listen: "127.0.0.1:1618".into(),
+            certificate_file: String::new(),
+            key_file: String::new(),
+            client_ca_file: String::new(),
             body_max_kib: 8192,
             connections_max: 1024,
             followers_max: 128,
@@ -660,6 +723,8 @@ impl Default for AgentSettings {
             exec_timeout_s: 30,
             buffer_kib: 8192,
             request_timeout_s: 10,
+            token_file: String::new(),
+            ca_file: String::new(),
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::topology::places::partitions_for;
 use crate::wire;
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{Refusal, json};
 use super::nodes;
 use super::query::Asked;
@@ -28,7 +29,12 @@ use super::reading::{offset_of_seq, scan};
 ///
 /// # Errors
 /// Nothing bears it, or the log cannot be read.
-pub(super) async fn tell(door: &Arc<Door>, uri: &Uri, id: String) -> Result<Response, Refusal> {
+pub(super) async fn tell(
+    door: &Arc<Door>,
+    by: Arc<Asker>,
+    uri: &Uri,
+    id: String,
+) -> Result<Response, Refusal> {
     let asked = Asked::read(uri, &["mesh"])?;
     door.read(move |door| {
         let failed = |error| Refusal::failed("reading the log", &error);
@@ -46,6 +52,8 @@ pub(super) async fn tell(door: &Arc<Door>, uri: &Uri, id: String) -> Result<Resp
         let mesh = asked
             .mesh
             .or_else(|| mesh_of(door, kind, seq, &id))
+            // Of a mesh that may not be seen nobody hears what ids it has.
+            .filter(|mesh| by.sees(mesh))
             .ok_or_else(unknown)?;
         let mut source = door.source()?;
         let of = partitions_for(Topic::Events, Some(&mesh), None, door.partitions())[0];

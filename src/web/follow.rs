@@ -3,7 +3,8 @@
 //! Either is read in small pieces that wait until the client has taken the one before: a slow
 //! client costs two pieces of memory, and one that takes nothing is cut off by the time of its
 //! connection's writes. A follower's ids say where each partition goes on (`reading.rs`): of one
-//! they are offsets; `Last-Event-ID` goes on behind one.
+//! they are offsets; `Last-Event-ID` goes on behind one. Who may not come any more (`access.rs`)
+//! follows no further.
 
 use std::io;
 use std::pin::Pin;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::stream::Topic;
 
 use super::Door;
+use super::access::{Access, Asker};
 use super::answer::{self, Refusal, typed};
 use super::reading::{self, Line, Reel};
 use super::server::stopped;
@@ -31,11 +33,12 @@ use super::server::stopped;
 /// The query means nothing, the log cannot be read, or there are too many followers.
 pub(super) async fn answer(
     door: &Arc<Door>,
+    (access, by): (Arc<Access>, Arc<Asker>),
     topic: Topic,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
-    let asked = reading::asked(topic, uri)?;
+    let asked = reading::asked(topic, uri, &by)?;
     let after = last_event_id(headers);
     let follows = headers
         .get_all(header::ACCEPT)
@@ -50,11 +53,12 @@ pub(super) async fn answer(
         false => None,
     };
     let limit = asked.limit();
+    let reader = by.clone();
     let reel = door
-        .read(move |door| Reel::new(door, topic, asked, after.as_deref(), default))
+        .read(move |door| Reel::new(door, topic, (asked, reader), after.as_deref(), default))
         .await?;
     match place {
-        Some(place) => Ok(follow(door, reel, place)),
+        Some(place) => Ok(follow(door, (access, by), reel, place)),
         None => list(door, reel, limit).await,
     }
 }
@@ -116,20 +120,27 @@ async fn list(door: &Arc<Door>, mut reel: Reel, limit: usize) -> Result<Response
 }
 
 /// What comes, as it comes.
-fn follow(door: &Arc<Door>, reel: Reel, place: OwnedSemaphorePermit) -> Response {
+fn follow(
+    door: &Arc<Door>,
+    who: (Arc<Access>, Arc<Asker>),
+    reel: Reel,
+    place: OwnedSemaphorePermit,
+) -> Response {
     let (pipe, body) = pipe();
-    tokio::spawn(run(door.clone(), reel, pipe, place));
+    tokio::spawn(run(door.clone(), who, reel, pipe, place));
     typed(StatusCode::OK, EVENT_STREAM, body)
 }
 
 async fn run(
     door: Arc<Door>,
+    (access, by): (Arc<Access>, Arc<Asker>),
     mut reel: Reel,
     pipe: mpsc::Sender<io::Result<Bytes>>,
     _place: OwnedSemaphorePermit,
 ) {
     let mut stopping = door.stopping.subscribe();
     let mut moved = door.log.moved();
+    let mut changes = access.changes();
     let mut said = reel.id();
     let hello = format!("retry: {RETRY_MS}\n{}", keep_alive(said.as_deref()));
     if pipe.send(Ok(hello.into())).await.is_err() {
@@ -157,11 +168,12 @@ async fn run(
                 }
                 quiet_until = Instant::now() + KEEP_ALIVE;
             }
-            if *stopping.borrow() || pipe.is_closed() {
+            if *stopping.borrow() || pipe.is_closed() || !access.holds(&by) {
                 return;
             }
         }
         tokio::select! {
+            changed = changes.changed() => if changed.is_err() || !access.holds(&by) { return },
             changed = moved.changed() => if changed.is_err() { return },
             () = sleep_until(quiet_until) => {
                 // With an id, so that who comes back need not look again at what it did not want.

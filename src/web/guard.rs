@@ -1,8 +1,9 @@
-//! Who may ask over TCP: whoever can connect, but no page of another origin.
+//! Whose pages may ask over TCP: no page of another origin. Who may ask at all says `access.rs`.
 //!
 //! A browser on this machine would send a stranger's page's requests here too. Such a request names
 //! its origin, or, where the stranger's name was made to mean this machine, a host that is no
-//! address. Programs name an address or `localhost`, and no origin.
+//! address. Programs name an address or `localhost`, and no origin. Where a token or certificate is
+//! asked for, the host's name opens nothing, and the door may be called as its owner likes.
 
 use std::net::IpAddr;
 
@@ -10,11 +11,11 @@ use axum::http::{HeaderMap, StatusCode, header};
 
 use super::answer::Refusal;
 
-/// Lets a request pass, or says why not.
+/// Lets a request pass, or says why not; `any_host` where its name opens nothing.
 ///
 /// # Errors
 /// It comes from a page that is not the door's own.
-pub(super) fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
+pub(super) fn admit(headers: &HeaderMap, any_host: bool) -> Result<(), Refusal> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = text(header::HOST);
     let refused = |what: &str, got: &str| {
@@ -27,6 +28,7 @@ pub(super) fn admit(headers: &HeaderMap) -> Result<(), Refusal> {
         )
     };
     if let Some(host) = host
+        && !any_host
         && !is_local(host)
     {
         return Err(refused("the host", host));
@@ -62,7 +64,23 @@ mod tests {
                 headers.insert(name, value.parse().unwrap());
             }
         }
-        assert_eq!(admit(&headers).is_ok(), passes, "{host:?} {origin:?}");
+        assert_eq!(
+            admit(&headers, false).is_ok(),
+            passes,
+            "{host:?} {origin:?}"
+        );
+    }
+
+    #[test]
+    fn where_a_token_is_asked_for_the_door_may_have_a_name_but_no_strange_pages() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, "door.example:1618".parse().unwrap());
+        assert!(admit(&headers, true).is_ok());
+        assert!(admit(&headers, false).is_err());
+        headers.insert(header::ORIGIN, "https://door.example:1618".parse().unwrap());
+        assert!(admit(&headers, true).is_ok());
+        headers.insert(header::ORIGIN, "https://evil.example".parse().unwrap());
+        assert!(admit(&headers, true).is_err());
     }
 
     #[test]

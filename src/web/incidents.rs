@@ -10,6 +10,7 @@ use crate::knowledge::views::Incident;
 use crate::model::{IncidentKind, Symptom};
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{self, Refusal};
 use super::query::Asked;
 
@@ -17,12 +18,14 @@ use super::query::Asked;
 ///
 /// # Errors
 /// The query means nothing, or the events are still being read.
-pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
-    let asked = Asked::read(uri, &["mesh", "node", "since", "limit"])?;
+pub(super) async fn list(door: &Arc<Door>, by: Arc<Asker>, uri: &Uri) -> Result<Response, Refusal> {
+    let mut asked = Asked::read(uri, &["mesh", "node", "since", "limit"])?;
+    asked.mesh = by.of(asked.mesh)?;
     door.story.caught_up(&*door.log).await?;
     door.read(move |door| {
         Ok(answer::lines(door.story.show(|views| {
             let all = views.incidents.iter();
+            let all = all.filter(|(_, incident)| by.sees(&incident.node.mesh));
             page(all.map(|(id, incident)| (id.as_str(), incident)), &asked)
         })))
     })

@@ -2,7 +2,8 @@
 //!
 //! 1. When too much waits for the loop, nothing is read (429).
 //! 2. The body is read within its limits, taken apart, and each piece judged by itself; what is
-//!    refused is reported with its line and stops nothing else.
+//!    refused is reported with its line and stops nothing else. Whose token is for other meshes or
+//!    another node is told so of that line alone (`other_mesh`, `other_node`).
 //! 3. What is left is appended, all or none, and answered when it is durable. An answer that does
 //!    not come leaves open whether it was appended: sent again it may lie in the log twice, and
 //!    (boot, seq) or the directive's id tell the fold that it is the same.
@@ -26,6 +27,7 @@ use crate::wire;
 use crate::wire::sample_json::{LINE_BYTES_MAX, parse_sample};
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{Refusal, json};
 use super::door::closing;
 use super::health::Phase;
@@ -71,6 +73,7 @@ struct Sorted {
 /// nobody can say: it did not become durable in time.
 pub(super) async fn take_in(
     door: &Arc<Door>,
+    by: Arc<Asker>,
     what: What,
     headers: &HeaderMap,
     body: Body,
@@ -93,9 +96,9 @@ pub(super) async fn take_in(
         .write(move |door| {
             let begun = Instant::now();
             let sorted = if avro {
-                one(what, &body, door.horizon())
+                one(what, &by, &body, door.horizon())
             } else {
-                sort(what, &body, door)?
+                sort(what, &by, &body, door)?
             };
             door.pulse.spent(Phase::Monitor, begun.elapsed());
             keep(door, what, sorted)
@@ -134,7 +137,7 @@ fn is_avro(headers: &HeaderMap) -> Result<bool, Refusal> {
 }
 
 /// Takes a body of JSON apart.
-fn sort(what: What, body: &[u8], door: &Door) -> Result<Sorted, Refusal> {
+fn sort(what: What, by: &Asker, body: &[u8], door: &Door) -> Result<Sorted, Refusal> {
     let horizon = door.horizon();
     let pieces = Pieces::of(body).map_err(|error| {
         Refusal::bad(format!(
@@ -149,8 +152,8 @@ fn sort(what: What, body: &[u8], door: &Door) -> Result<Sorted, Refusal> {
     };
     for (line, piece) in pieces {
         match what {
-            What::Samples => sorted.sample(line, json_sample(piece), horizon),
-            What::Outcomes => sorted.outcome(line, piece, horizon.0),
+            What::Samples => sorted.sample(by, line, json_sample(piece), horizon),
+            What::Outcomes => sorted.outcome(by, line, piece, horizon.0),
         }
     }
     Ok(sorted)
@@ -168,7 +171,7 @@ fn json_sample(piece: &[u8]) -> Result<RawSample<'_>, Refused> {
 }
 
 /// Takes one Avro single-object.
-fn one(what: What, body: &[u8], horizon: (Time, Span)) -> Sorted {
+fn one(what: What, by: &Asker, body: &[u8], horizon: (Time, Span)) -> Sorted {
     let mut sorted = Sorted::default();
     let wrong = Fault {
         line: 1,
@@ -187,10 +190,9 @@ fn one(what: What, body: &[u8], horizon: (Time, Span)) -> Sorted {
     }
     let decoded = wire::decode_metrics(body);
     match (what, decoded) {
-        (What::Samples, Ok(MetricsRecord::Sample(raw))) => sorted.sample(1, Ok(raw), horizon),
+        (What::Samples, Ok(MetricsRecord::Sample(raw))) => sorted.sample(by, 1, Ok(raw), horizon),
         (What::Outcomes, Ok(MetricsRecord::Outcome(outcome))) => {
-            sorted.legible = true;
-            sorted.records.push(report(&outcome, horizon.0));
+            sorted.report(by, 1, &outcome, horizon.0);
         }
         (_, Ok(_)) => {
             sorted.legible = true;
@@ -208,6 +210,7 @@ fn one(what: What, body: &[u8], horizon: (Time, Span)) -> Sorted {
 impl Sorted {
     fn sample(
         &mut self,
+        by: &Asker,
         line: usize,
         raw: Result<RawSample<'_>, Refused>,
         (now, max_future): (Time, Span),
@@ -215,7 +218,13 @@ impl Sorted {
         let taken = raw.and_then(|raw| {
             self.legible = true;
             let links = key_of(&raw).map(|key| (key, raw.neighbours.clone()));
+            let whose = names(&raw).map(|(mesh, node)| by.speaks_for(mesh, node));
             let taken = take(raw, now, max_future)?;
+            // What was taken has names.
+            whose?.map_err(|(reason, field)| Refused {
+                reason,
+                field: Some(field),
+            })?;
             if let Some((key, links)) = links {
                 self.seen.insert(key, (taken.time, links));
             }
@@ -232,12 +241,9 @@ impl Sorted {
         }
     }
 
-    fn outcome(&mut self, line: usize, piece: &[u8], now: Time) {
+    fn outcome(&mut self, by: &Asker, line: usize, piece: &[u8], now: Time) {
         match wire::json::decode_outcome(piece) {
-            Ok(outcome) => {
-                self.legible = true;
-                self.records.push(report(&outcome, now));
-            }
+            Ok(outcome) => self.report(by, line, &outcome, now),
             Err(reject) => {
                 self.legible |= reject.reason != "not_json";
                 self.reject(Fault {
@@ -247,6 +253,20 @@ impl Sorted {
                     detail: Some(reject.detail),
                 });
             }
+        }
+    }
+
+    /// Takes an outcome from who may speak for its node.
+    fn report(&mut self, by: &Asker, line: usize, outcome: &Outcome, now: Time) {
+        self.legible = true;
+        match by.speaks_for(outcome.mesh.as_str(), outcome.node.as_str()) {
+            Ok(()) => self.records.push(report(outcome, now)),
+            Err((reason, field)) => self.reject(Fault {
+                line,
+                reason,
+                field: Some(field),
+                detail: None,
+            }),
         }
     }
 

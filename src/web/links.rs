@@ -13,6 +13,7 @@ use axum::response::Response;
 use crate::model::{MeshId, Neighbour, NodeKey, Span, Time};
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{Refusal, json};
 use super::nodes;
 use super::query::Asked;
@@ -88,12 +89,18 @@ impl Door {
 ///
 /// # Errors
 /// The query means nothing, or nodes cannot be read.
-pub(super) async fn graph(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
+pub(super) async fn graph(
+    door: &Arc<Door>,
+    by: Arc<Asker>,
+    uri: &Uri,
+) -> Result<Response, Refusal> {
     let asked = Asked::read(uri, &["mesh"])?;
+    let mesh = by.of(asked.mesh)?;
     door.read(move |door| {
-        let known = nodes::known(door, asked.mesh.as_ref(), NODES_MAX)?;
+        let known = nodes::known(door, &by, mesh.as_ref(), NODES_MAX)?;
         let since = door.log.now() - LINKS_KEPT;
-        let links = door.links().of(asked.mesh.as_ref(), since);
+        let mut links = door.links().of(mesh.as_ref(), since);
+        links.retain(|(key, _)| by.sees(&key.mesh));
         let graph = json(StatusCode::OK, net_json(&known, &links));
         Ok(nodes::with_held(door, graph))
     })

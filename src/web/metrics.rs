@@ -2,7 +2,8 @@
 //!
 //! What is counted here stands in a registry; what others know (the pulse, the log, the story, the
 //! rows) is read when somebody asks. Series per node have a limit, and a gauge says how many nodes
-//! are left out.
+//! are left out. Who may see some meshes gets the series of their nodes alone; the figures of the
+//! processor are of all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::stream::Topic;
 use crate::topology::analyze::{Gauges, gauges};
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{Refusal, typed};
 use super::ingest::What;
 use super::nodes;
@@ -139,7 +141,7 @@ pub(super) fn wants_open(headers: &HeaderMap) -> bool {
 ///
 /// # Errors
 /// Rows cannot be read.
-pub(super) fn page(door: &Door, open: bool) -> Result<Response, Refusal> {
+pub(super) fn page(door: &Door, by: &Asker, open: bool) -> Result<Response, Refusal> {
     let page = Page(Registry::new());
     for collector in door.tally.collectors() {
         page.register(collector);
@@ -151,7 +153,7 @@ pub(super) fn page(door: &Door, open: bool) -> Result<Response, Refusal> {
     of_log(&page, door);
     of_story(&page, door);
     of_process(&page);
-    of_nodes(&page, door)?;
+    of_nodes(&page, door, by)?;
     let text = page.text()?;
     Ok(match open {
         true => typed(StatusCode::OK, OPENMETRICS, convert(&text)),
@@ -355,7 +357,7 @@ fn of_process(page: &Page) {
     }
 }
 
-fn of_nodes(page: &Page, door: &Door) -> Result<(), Refusal> {
+fn of_nodes(page: &Page, door: &Door, by: &Asker) -> Result<(), Refusal> {
     let known = nodes::count(door)?;
     page.gauge("homeostat_nodes", "Nodes that are known.", known as f64);
     let max = match door.settings.node_series {
@@ -368,6 +370,7 @@ fn of_nodes(page: &Page, door: &Door) -> Result<(), Refusal> {
             .map_err(|error| Refusal::failed("reading the rows of analyze", &error))?;
         shown.extend(more);
     }
+    shown.retain(|node| by.sees(&node.key.mesh));
     page.gauge(
         "homeostat_nodes_without_series",
         "Nodes without series of their own (web.node_series, web.node_series_max).",

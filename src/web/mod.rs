@@ -11,9 +11,13 @@
 //!    (`server.rs`, `body.rs`).
 //! 4. A page of another origin gets nothing: over TCP the `Host` must be an address or `localhost`,
 //!    and an `Origin` must be the door's own (`guard.rs`).
+//! 5. Once a `[[token]]` is configured, over TCP nobody does or sees what theirs does not allow
+//!    (`access.rs`), and an address that is not loopback is listened on only then. Who may open the
+//!    socket may all.
 //!
 //! Every error is JSON, `{"error": ".."}`: what was wrong, what is expected, what to do next.
 
+mod access;
 mod answer;
 mod body;
 mod caller;
@@ -38,7 +42,9 @@ mod routes;
 mod say;
 mod server;
 mod story;
+mod tls;
 
+pub use access::Access;
 pub use caller::own_name;
 pub use door::Door;
 pub use health::{Phase, Pulse};

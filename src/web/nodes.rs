@@ -17,6 +17,7 @@ use crate::topology::analyze::{WINDOW_MS, window};
 use crate::topology::now::{self, NodeNow, StageRows};
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{Refusal, json, lines};
 use super::links::Vertex;
 use super::query::Asked;
@@ -26,7 +27,7 @@ use super::query::Asked;
 ///
 /// # Errors
 /// The query means nothing, or rows cannot be read.
-pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
+pub(super) async fn list(door: &Arc<Door>, by: Arc<Asker>, uri: &Uri) -> Result<Response, Refusal> {
     let asked = Asked::read(uri, &["mesh", "node", "limit", "after"])?;
     let after = match asked.after.as_slice() {
         [] => None,
@@ -34,12 +35,14 @@ pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusa
             Refusal::bad("after: expected the bytes of a node's key in hex, as a page's last node")
         })?),
     };
+    let mesh = by.of(asked.mesh.clone())?;
     door.read(move |door| {
         let limit = asked.limit();
-        let nodes = read(
+        let nodes = read_seen(
             door,
-            &now::Asked {
-                mesh: asked.mesh,
+            &by,
+            now::Asked {
+                mesh,
                 node: asked.node,
                 after,
                 limit,
@@ -55,8 +58,14 @@ pub(super) async fn list(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusa
 ///
 /// # Errors
 /// There is no such node, or rows cannot be read.
-pub(super) async fn one(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Response, Refusal> {
+pub(super) async fn one(
+    door: &Arc<Door>,
+    by: &Asker,
+    mesh: &str,
+    node: &str,
+) -> Result<Response, Refusal> {
     let key = key(mesh, node)?;
+    by.ensure_sees(&key.mesh)?;
     door.read(move |door| {
         let node = find(door, &key)?;
         Ok(with_held(door, json(StatusCode::OK, node.json())))
@@ -69,8 +78,14 @@ pub(super) async fn one(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Resp
 ///
 /// # Errors
 /// There is no such node, or the windows cannot be read.
-pub(super) async fn windows(door: &Arc<Door>, mesh: &str, node: &str) -> Result<Response, Refusal> {
+pub(super) async fn windows(
+    door: &Arc<Door>,
+    by: &Asker,
+    mesh: &str,
+    node: &str,
+) -> Result<Response, Refusal> {
     let key = key(mesh, node)?;
+    by.ensure_sees(&key.mesh)?;
     door.read(move |door| {
         let node = find(door, &key)?;
         let starts: Vec<i64> = starts(node.last_seen).collect();
@@ -136,12 +151,14 @@ fn line(start: EventTime, bytes: &[u8]) -> Option<String> {
 /// Rows cannot be read.
 pub(super) fn known(
     door: &Door,
+    by: &Asker,
     mesh: Option<&MeshId>,
     limit: usize,
 ) -> Result<Vec<Vertex>, Refusal> {
-    let nodes = read(
+    let nodes = read_seen(
         door,
-        &now::Asked {
+        by,
+        now::Asked {
             mesh: mesh.cloned(),
             limit,
             ..now::Asked::default()
@@ -246,6 +263,22 @@ fn find(door: &Door, key: &NodeKey) -> Result<NodeNow, Refusal> {
             _ => format!("no node {key} was heard: GET /v1/nodes lists those that were"),
         })
     })
+}
+
+/// As many as are wanted of those that may be seen: where others lie between, more are looked at.
+fn read_seen(door: &Door, by: &Asker, mut asked: now::Asked) -> Result<Vec<NodeNow>, Refusal> {
+    let limit = asked.limit;
+    let mut seen = Vec::new();
+    loop {
+        let page = read(door, &asked)?;
+        let whole = page.len() < limit;
+        asked.after = page.last().map(|node| node.key.clone());
+        seen.extend(page.into_iter().filter(|node| by.sees(&node.key.mesh)));
+        if whole || seen.len() >= limit {
+            seen.truncate(limit);
+            return Ok(seen);
+        }
+    }
 }
 
 fn read(door: &Door, asked: &now::Asked) -> Result<Vec<NodeNow>, Refusal> {

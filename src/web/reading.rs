@@ -1,6 +1,7 @@
 //! Reading a topic as JSON: where to begin, which records are wanted, and how each is written.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use axum::http::{StatusCode, Uri};
 
@@ -11,6 +12,7 @@ use crate::topology::places::partitions_for;
 use crate::wire;
 
 use super::Door;
+use super::access::Asker;
 use super::answer::Refusal;
 use super::query::Asked;
 
@@ -30,6 +32,7 @@ pub(super) struct Line {
 pub(super) struct Reel {
     topic: Topic,
     asked: Asked,
+    by: Arc<Asker>,
     way: Merged,
     /// Somebody goes on with it.
     followed: bool,
@@ -47,9 +50,10 @@ pub(super) enum Default {
 /// Reads the words of a route that reads a topic.
 ///
 /// # Errors
-/// They mean nothing.
-pub(super) fn asked(topic: Topic, uri: &Uri) -> Result<Asked, Refusal> {
-    let asked = Asked::read(uri, &WORDS)?;
+/// They mean nothing, or are of a mesh that who asks may not see.
+pub(super) fn asked(topic: Topic, uri: &Uri, by: &Asker) -> Result<Asked, Refusal> {
+    let mut asked = Asked::read(uri, &WORDS)?;
+    asked.mesh = by.of(asked.mesh)?;
     if topic == Topic::Events && asked.from.is_some() && asked.mesh.is_none() {
         return Err(Refusal::bad(
             "from counts an event's seq, which is per mesh: name one with mesh=, or use since=",
@@ -67,7 +71,7 @@ impl Reel {
     pub(super) fn new(
         door: &Door,
         topic: Topic,
-        asked: Asked,
+        (asked, by): (Asked, Arc<Asker>),
         after: Option<&str>,
         default: Default,
     ) -> Result<Reel, Refusal> {
@@ -87,6 +91,7 @@ impl Reel {
         Ok(Reel {
             topic,
             asked,
+            by,
             way,
             followed: default == Default::End,
         })
@@ -128,7 +133,7 @@ impl Reel {
             let record = self.way.next(&mut *source, RECORDS_AT_A_TIME);
             let record = record.map_err(|error| Refusal::failed("reading the log", &error))?;
             let Some((_, record)) = record else { break };
-            let Some((kind, json)) = line(self.topic, &record, &self.asked) else {
+            let Some((kind, json)) = line(self.topic, &record, &self.asked, &self.by) else {
                 continue;
             };
             bytes += json.len();
@@ -303,23 +308,28 @@ pub(super) fn scan(
     Ok(())
 }
 
-/// A record's kind and JSON, if it is wanted and can be read.
-fn line(topic: Topic, record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
+/// A record's kind and JSON, if it is wanted, can be read, and may be seen.
+fn line(
+    topic: Topic,
+    record: &Record,
+    asked: &Asked,
+    by: &Asker,
+) -> Option<(&'static str, String)> {
     match topic {
-        Topic::Events => event(record, asked),
-        Topic::Directives => directive(record, asked),
-        Topic::Cycles => cycle(record, asked),
+        Topic::Events => event(record, asked, by),
+        Topic::Directives => directive(record, asked, by),
+        Topic::Cycles => cycle(record, asked, by),
         Topic::Metrics | Topic::PlanInbox | Topic::DeadLetters => None,
     }
 }
 
-fn event(record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
+fn event(record: &Record, asked: &Asked, by: &Asker) -> Option<(&'static str, String)> {
     // Its key is its mesh: most of what is not wanted is not decoded.
     let of_mesh = match &asked.mesh {
         Some(mesh) => record.key == mesh.as_str().as_bytes(),
         None => !record.key.is_empty(),
     };
-    if !of_mesh {
+    if !of_mesh || !by.sees_named(&record.key) {
         return None;
     }
     let event = wire::decode_event(&record.value).ok()?;
@@ -329,7 +339,7 @@ fn event(record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
     wanted.then(|| (event.body.name(), wire::json::event(&event)))
 }
 
-fn directive(record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
+fn directive(record: &Record, asked: &Asked, by: &Asker) -> Option<(&'static str, String)> {
     if let (Some(mesh), Some(node)) = (&asked.mesh, &asked.node) {
         let key = [mesh.as_str(), node.as_str()].join("/");
         if record.key != key.as_bytes() {
@@ -337,20 +347,22 @@ fn directive(record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
         }
     }
     let directive = wire::decode_directive(&record.value).ok()?;
-    let wanted = asked.mesh.as_ref().is_none_or(|m| *m == directive.mesh)
+    let wanted = by.hears(&directive.mesh, &directive.node)
+        && asked.mesh.as_ref().is_none_or(|m| *m == directive.mesh)
         && asked.node.as_ref().is_none_or(|n| *n == directive.node)
         && is_kind(asked, directive.action.kind().name());
     wanted.then(|| ("Directive", wire::json::directive(&directive)))
 }
 
-fn cycle(record: &Record, asked: &Asked) -> Option<(&'static str, String)> {
+fn cycle(record: &Record, asked: &Asked, by: &Asker) -> Option<(&'static str, String)> {
     let own = |node: &NodeId| record.key == node.as_str().as_bytes();
     if !asked.node.as_ref().is_none_or(own) {
         return None;
     }
     let cycle = wire::decode_cycle(&record.value).ok()?;
-    let wanted =
-        asked.mesh.as_ref().is_none_or(|m| *m == cycle.mesh) && is_kind(asked, "CycleClosed");
+    let wanted = by.sees(&cycle.mesh)
+        && asked.mesh.as_ref().is_none_or(|m| *m == cycle.mesh)
+        && is_kind(asked, "CycleClosed");
     wanted.then(|| ("CycleClosed", wire::json::cycle(&cycle)))
 }
 
@@ -377,6 +389,7 @@ const RECORDS_LOOKED_AT: usize = 16 * RECORDS_AT_A_TIME;
 
 #[cfg(test)]
 mod tests {
+    use super::super::routes::Via;
     use super::*;
     use crate::model::{Body, Cause, Event, Time};
     use crate::runtime::{InMemory, Recorded, TimeSource, Title, only};
@@ -492,8 +505,9 @@ mod tests {
     #[test]
     fn only_what_is_wanted_is_shown() {
         let check = |uri: &str, mesh: &str, shown: bool| {
-            let asked = asked(Topic::Events, &uri.parse().unwrap()).unwrap();
-            let line = line(Topic::Events, &record(3, mesh, 5), &asked);
+            let by = Asker::owner(Via::Socket);
+            let asked = asked(Topic::Events, &uri.parse().unwrap(), &by).unwrap();
+            let line = line(Topic::Events, &record(3, mesh, 5), &asked, &by);
             assert_eq!(line.is_some(), shown, "{uri} {mesh}");
         };
         check("/", "a", true);
@@ -505,7 +519,8 @@ mod tests {
         check("/?node=n&type=NodeSilent", "a", true);
         check("/?node=m", "a", false);
         check("/?type=StateChanged", "a", false);
-        let refused = asked(Topic::Events, &"/?from=3".parse().unwrap()).unwrap_err();
+        let by = Asker::owner(Via::Socket);
+        let refused = asked(Topic::Events, &"/?from=3".parse().unwrap(), &by).unwrap_err();
         assert!(refused.error.contains("mesh="), "{}", refused.error);
     }
 }

@@ -10,23 +10,35 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use tracing::{debug, info, warn};
 
 use crate::model::edit_distance;
 use crate::stream::Topic;
 
+use super::access::{Access, Asker, Needs, needs};
 use super::answer::Refusal;
 use super::caller::Caller;
-use super::{
-    Door, explain, follow, guard, health, incidents, ingest, links, metrics, nodes, raw, say,
-};
+use super::say::{self, Speaker};
+use super::tls::Peer;
+use super::{Door, explain, follow, guard, health, incidents, ingest, links, metrics, nodes, raw};
 
 /// By which way a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Via {
-    /// A loopback address: anyone on this machine.
+    /// An address: anyone who can reach it.
     Tcp,
     /// The socket in the folder: who may open it.
     Socket,
+}
+
+impl Via {
+    /// What the log calls who needed to show nothing else.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Via::Tcp => "loopback",
+            Via::Socket => "socket",
+        }
+    }
 }
 
 /// Every route, as documented.
@@ -60,9 +72,11 @@ pub(super) const ROUTES: [&str; 25] = [
 
 type Answered = Result<Response, Refusal>;
 type Shared = State<Arc<Door>>;
+/// Who asks: put there by [`pass`].
+type By = Extension<Arc<Asker>>;
 
 /// The routes, for requests that come by this way.
-pub(super) fn router(door: &Arc<Door>, via: Via) -> Router {
+pub(super) fn router(door: &Arc<Door>, access: &Arc<Access>, via: Via) -> Router {
     Router::new()
         .route("/", get(dashboard))
         .route("/livez", get(livez))
@@ -93,29 +107,76 @@ pub(super) fn router(door: &Arc<Door>, via: Via) -> Router {
         .method_not_allowed_fallback(not_so)
         .layer(from_fn_with_state(door.clone(), pass))
         .layer(Extension(via))
+        .layer(Extension(access.clone()))
         .with_state(door.clone())
 }
 
-/// Every request passes here: it is admitted, and its answer is counted.
+/// Every request passes here: it is known who asks and that they may, its answer is counted, and
+/// who said something is written down.
 async fn pass(
     State(door): Shared,
     Extension(via): Extension<Via>,
-    request: Request,
+    Extension(access): Extension<Arc<Access>>,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let route = route_of(request.uri().path());
     let begun = Instant::now();
-    let admitted = match via {
-        Via::Tcp => guard::admit(request.headers()),
-        Via::Socket => Ok(()),
+    let method = request.method().clone();
+    let admitted = admit(&access, via, route, &request);
+    let (asker, response) = match admitted {
+        Ok(asker) => {
+            if let Some(asker) = &asker {
+                request.extensions_mut().insert(asker.clone());
+            }
+            (asker, next.run(request).await)
+        }
+        Err((asker, refusal)) => (asker, refusal.into_response()),
     };
-    let response = match admitted {
-        Ok(()) => next.run(request).await,
-        Err(refusal) => refusal.into_response(),
-    };
+    if method != Method::GET && method != Method::HEAD {
+        note(asker.as_deref(), &method, route, response.status());
+    }
     door.tally
         .answered(route, response.status(), begun.elapsed());
     response
+}
+
+/// Who asks, if they may; else why not, and who it was if that is known. Where nothing is needed
+/// nobody is asked who they are.
+fn admit(
+    access: &Access,
+    via: Via,
+    route: &str,
+    request: &Request,
+) -> Result<Option<Arc<Asker>>, (Option<Arc<Asker>>, Refusal)> {
+    let (headers, method) = (request.headers(), request.method());
+    if via == Via::Tcp {
+        guard::admit(headers, access.is_guarded()).map_err(|refusal| (None, refusal))?;
+    }
+    let path = request.uri().path();
+    let needs = needs(route, method);
+    if needs == Needs::Nothing {
+        return Ok(None);
+    }
+    let asker = access
+        .who(via, headers, request.extensions().get::<Peer>())
+        .map_err(|refusal| (None, refusal))?;
+    match asker.may(needs, method, path) {
+        Ok(()) => Ok(Some(asker)),
+        Err(refusal) => Err((Some(asker), refusal)),
+    }
+}
+
+/// Writes down who said something; of samples, which come all the time, only where every request is
+/// written.
+fn note(asker: Option<&Asker>, method: &Method, route: &str, status: StatusCode) {
+    let (by, status) = (asker.map_or("?", |asker| &asker.name), status.as_u16());
+    match (status, route) {
+        // Who showed nothing that is known is anybody: they must not fill the log.
+        (401, _) | (_, "/v1/metrics") => debug!(by, %method, route, status, "a write"),
+        (403, _) => warn!(by, %method, route, status, "a write that is not allowed"),
+        _ => info!(by, %method, route, status, "a write"),
+    }
 }
 
 /// The documented route that a path is of; else a word that is no route, so that what clients make
@@ -190,104 +251,153 @@ async fn readyz(State(door): Shared) -> Answered {
     door.aside(|door| Ok(health::ready(door))).await
 }
 
-async fn prometheus(State(door): Shared, headers: HeaderMap) -> Answered {
+async fn prometheus(State(door): Shared, Extension(by): By, headers: HeaderMap) -> Answered {
     let open = metrics::wants_open(&headers);
-    door.read(move |door| metrics::page(door, open)).await
+    door.read(move |door| metrics::page(door, &by, open)).await
 }
 
-async fn samples(State(door): Shared, headers: HeaderMap, body: Body) -> Answered {
-    ingest::take_in(&door, ingest::What::Samples, &headers, body).await
+async fn samples(
+    State(door): Shared,
+    Extension(by): By,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    ingest::take_in(&door, by, ingest::What::Samples, &headers, body).await
 }
 
-async fn outcomes(State(door): Shared, headers: HeaderMap, body: Body) -> Answered {
-    ingest::take_in(&door, ingest::What::Outcomes, &headers, body).await
+async fn outcomes(
+    State(door): Shared,
+    Extension(by): By,
+    headers: HeaderMap,
+    body: Body,
+) -> Answered {
+    ingest::take_in(&door, by, ingest::What::Outcomes, &headers, body).await
 }
 
-async fn policies(State(door): Shared, uri: Uri) -> Answered {
-    say::in_force(&door, &uri).await
+async fn policies(State(door): Shared, Extension(by): By, uri: Uri) -> Answered {
+    say::in_force(&door, by, &uri).await
 }
 
 async fn policy(
     State(door): Shared,
+    Extension(by): By,
     Extension(caller): Extension<Caller>,
     uri: Uri,
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
-    say::policy(&door, caller.name(), &uri, &headers, body).await
+    say::policy(&door, Speaker { by, caller }, &uri, &headers, body).await
 }
 
 async fn holds(
     State(door): Shared,
+    Extension(by): By,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
-    say::hold(&door, caller.name(), &headers, body).await
+    say::hold(&door, Speaker { by, caller }, &headers, body).await
 }
 
 async fn approvals(
     State(door): Shared,
+    Extension(by): By,
     Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Answered {
-    say::approval(&door, caller.name(), &headers, body).await
+    say::approval(&door, Speaker { by, caller }, &headers, body).await
 }
 
-async fn events(State(door): Shared, uri: Uri, headers: HeaderMap) -> Answered {
-    follow::answer(&door, Topic::Events, &uri, &headers).await
+async fn events(
+    State(door): Shared,
+    Extension(access): Extension<Arc<Access>>,
+    Extension(by): By,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answered {
+    follow::answer(&door, (access, by), Topic::Events, &uri, &headers).await
 }
 
-async fn directives(State(door): Shared, uri: Uri, headers: HeaderMap) -> Answered {
-    follow::answer(&door, Topic::Directives, &uri, &headers).await
+async fn directives(
+    State(door): Shared,
+    Extension(access): Extension<Arc<Access>>,
+    Extension(by): By,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answered {
+    follow::answer(&door, (access, by), Topic::Directives, &uri, &headers).await
 }
 
-async fn cycles(State(door): Shared, uri: Uri, headers: HeaderMap) -> Answered {
-    follow::answer(&door, Topic::Cycles, &uri, &headers).await
+async fn cycles(
+    State(door): Shared,
+    Extension(access): Extension<Arc<Access>>,
+    Extension(by): By,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Answered {
+    follow::answer(&door, (access, by), Topic::Cycles, &uri, &headers).await
 }
 
-async fn all_nodes(State(door): Shared, uri: Uri) -> Answered {
-    nodes::list(&door, &uri).await
+async fn all_nodes(State(door): Shared, Extension(by): By, uri: Uri) -> Answered {
+    nodes::list(&door, by, &uri).await
 }
 
-async fn one_node(State(door): Shared, Path((mesh, node)): Path<(String, String)>) -> Answered {
-    nodes::one(&door, &mesh, &node).await
+async fn one_node(
+    State(door): Shared,
+    Extension(by): By,
+    Path((mesh, node)): Path<(String, String)>,
+) -> Answered {
+    nodes::one(&door, &by, &mesh, &node).await
 }
 
-async fn windows(State(door): Shared, Path((mesh, node)): Path<(String, String)>) -> Answered {
-    nodes::windows(&door, &mesh, &node).await
+async fn windows(
+    State(door): Shared,
+    Extension(by): By,
+    Path((mesh, node)): Path<(String, String)>,
+) -> Answered {
+    nodes::windows(&door, &by, &mesh, &node).await
 }
 
-async fn all_incidents(State(door): Shared, uri: Uri) -> Answered {
-    incidents::list(&door, &uri).await
+async fn all_incidents(State(door): Shared, Extension(by): By, uri: Uri) -> Answered {
+    incidents::list(&door, by, &uri).await
 }
 
-async fn why(State(door): Shared, uri: Uri, Path(id): Path<String>) -> Answered {
-    explain::tell(&door, &uri, id).await
+async fn why(State(door): Shared, Extension(by): By, uri: Uri, Path(id): Path<String>) -> Answered {
+    explain::tell(&door, by, &uri, id).await
 }
 
-async fn topology(State(door): Shared, uri: Uri) -> Answered {
-    links::graph(&door, &uri).await
+async fn topology(State(door): Shared, Extension(by): By, uri: Uri) -> Answered {
+    links::graph(&door, by, &uri).await
 }
 
-async fn log(State(door): Shared) -> Answered {
+async fn log(State(door): Shared, Extension(by): By) -> Answered {
+    by.sees_all("the log")?;
     door.read(raw::state).await
 }
 
-async fn log_records(State(door): Shared, uri: Uri, Path(topic): Path<String>) -> Answered {
+async fn log_records(
+    State(door): Shared,
+    Extension(by): By,
+    uri: Uri,
+    Path(topic): Path<String>,
+) -> Answered {
+    by.sees_all("the log")?;
     raw::records(&door, &uri, topic).await
 }
 
-async fn log_copies(State(door): Shared, Path(stage): Path<String>) -> Answered {
+async fn log_copies(State(door): Shared, Extension(by): By, Path(stage): Path<String>) -> Answered {
+    by.sees_all("the log")?;
     door.read(move |door| raw::copies(door, &stage)).await
 }
 
 async fn log_copied_rows(
     State(door): Shared,
+    Extension(by): By,
     uri: Uri,
     Path((stage, id)): Path<(String, String)>,
 ) -> Answered {
+    by.sees_all("the log")?;
     raw::copied_rows(&door, &uri, stage, id).await
 }
 

@@ -19,10 +19,53 @@ use crate::topology::now::NowError;
 use crate::topology::say::{Known, Said, SayError, Whom, commitment, hex};
 
 use super::Door;
+use super::access::Asker;
 use super::answer::{Refusal, json, lines};
+use super::caller::Caller;
 use super::ingest::{durable, not_kept};
 use super::nodes::PLAN;
 use super::query::Asked;
+
+/// Who says something.
+pub(super) struct Speaker {
+    /// What they showed, and what they may.
+    pub(super) by: Arc<Asker>,
+    /// Whose process it is where nothing was to be shown.
+    pub(super) caller: Caller,
+}
+
+impl Speaker {
+    /// What records call them. Reads files of the system.
+    fn name(&self) -> String {
+        match self.by.is_named() {
+            true => self.by.name.clone(),
+            false => self.caller.name(),
+        }
+    }
+
+    /// Lets who may decide in a mesh pass; the empty one stands for all. Which mesh it is, who may
+    /// not is not told.
+    fn ensure_decides(&self, mesh: &MeshId) -> Result<(), Refusal> {
+        match self.by.sees(mesh) {
+            true => Ok(()),
+            false => Err(self.by.forbidden(&format!(
+                "it reaches beyond the meshes in which {:?} may decide",
+                self.by.name
+            ))),
+        }
+    }
+
+    /// Why what they say is refused; who sees some meshes only is told nothing of the others.
+    fn refused(&self, error: SayError) -> Refusal {
+        match (&error, self.by.sees_all("this")) {
+            (SayError::Unknown(_) | SayError::Conflict(_), Err(_)) => Refusal::not_found(
+                "nothing there that this can mean, or not in a mesh of yours: name it as \
+                 MESH/NODE; GET /v1/nodes lists what you may see",
+            ),
+            _ => refused(error),
+        }
+    }
+}
 
 /// `POST /v1/policy?mesh=`: the body is the policy's TOML; without a mesh for all.
 ///
@@ -30,7 +73,7 @@ use super::query::Asked;
 /// It is no policy, the mesh is unknown, or nobody can say whether it is durable.
 pub(super) async fn policy(
     door: &Arc<Door>,
-    by: String,
+    by: Speaker,
     uri: &Uri,
     headers: &HeaderMap,
     body: Body,
@@ -53,7 +96,7 @@ pub(super) async fn policy(
 /// durable.
 pub(super) async fn hold(
     door: &Arc<Door>,
-    by: String,
+    by: Speaker,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
@@ -104,7 +147,7 @@ pub(super) async fn hold(
 /// It means nothing, nothing waits under this id, or nobody can say whether it is durable.
 pub(super) async fn approval(
     door: &Arc<Door>,
-    by: String,
+    by: Speaker,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
@@ -119,14 +162,19 @@ pub(super) async fn approval(
 ///
 /// # Errors
 /// Rows or events cannot be read.
-pub(super) async fn in_force(door: &Arc<Door>, uri: &Uri) -> Result<Response, Refusal> {
-    let asked = Asked::read(uri, &["mesh"])?;
+pub(super) async fn in_force(
+    door: &Arc<Door>,
+    by: Arc<Asker>,
+    uri: &Uri,
+) -> Result<Response, Refusal> {
+    let asked = by.of(Asked::read(uri, &["mesh"])?.mesh)?;
     door.read(move |door| {
         let all = known(door, |known| known.policies())?;
         let all = all.map_err(|error| refused(error.into()))?;
         let wanted = all
             .iter()
-            .filter(|policy| asked.mesh.as_ref().is_none_or(|mesh| *mesh == policy.mesh));
+            .filter(|policy| by.sees(&policy.mesh))
+            .filter(|policy| asked.as_ref().is_none_or(|mesh| *mesh == policy.mesh));
         let text: String = wanted.map(|policy| policy.json() + "\n").collect();
         Ok(super::nodes::with_held(door, lines(text)))
     })
@@ -136,13 +184,16 @@ pub(super) async fn in_force(door: &Arc<Door>, uri: &Uri) -> Result<Response, Re
 /// Judges, appends and answers what `by` says. `reason`: what was committed to, and the salt.
 async fn say(
     door: &Arc<Door>,
-    by: String,
+    by: Speaker,
     said: Said,
     reason: Option<(String, String)>,
 ) -> Result<Response, Refusal> {
     let (kept, answer) = door
         .write(move |door| {
-            let ready = known(door, |known| known.judge(&said, &by))?.map_err(refused)?;
+            let name = by.name();
+            let ready = known(door, |known| known.judge(&said, &name))?;
+            let ready = ready.map_err(|error| by.refused(error))?;
+            by.ensure_decides(&ready.mesh)?;
             let kept = ready.incoming().map(|record| {
                 let kept = match ready.mesh.is_none() {
                     true => door.log.append_to_all(Topic::PlanInbox, record),
@@ -150,7 +201,7 @@ async fn say(
                 };
                 kept.map_err(not_kept)
             });
-            let mut told = ready.json(&by);
+            let mut told = ready.json(&name);
             if let Some((made, salt)) = &reason {
                 // The object's last brace makes room for it.
                 told.pop();

@@ -1,11 +1,12 @@
 //! Listening, and a connection from its beginning to its end.
 //!
-//! 1. [`bind`] takes a loopback address and the socket in the folder (mode 0600 before anyone can
-//!    connect; a stale one is replaced: whoever holds the folder is alone).
+//! 1. [`bind`] reads who may come (`access.rs`) and takes an address, one that is not loopback only
+//!    if somebody is named; and the socket in the folder (mode 0600 before anyone can connect; a
+//!    stale one is replaced: whoever holds the folder is alone).
 //! 2. [`serve`] accepts. One connection too many is told so at once and closed; of some of them
 //!    what they still send is waited for, so that the answer is not lost with it.
-//! 3. A connection has a time for its headers (also between requests), bounded headers, and a time
-//!    for each write. A body has its own limits (`body.rs`).
+//! 3. A connection has a time for its TLS handshake, for its headers (also between requests),
+//!    bounded headers, and a time for each write. A body has its own limits (`body.rs`).
 //! 4. At the end of a connection what is still being sent is read and dropped for a moment: else
 //!    the answer to a body that was refused unread would be lost with it.
 //! 5. When told to stop, nobody is accepted any more, requests under way are answered, followers
@@ -29,25 +30,29 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tracing::debug;
 
-use crate::config::settings::WebSettings;
+use crate::config::secret::SecretError;
+use crate::config::settings::Settings;
 
 use super::Door;
+use super::access::Access;
 use super::caller::Caller;
 use super::paced::Paced;
 use super::routes::{Via, router};
 use super::story;
+use super::tls::{Peer, Tls};
 
 /// The door cannot open.
 #[derive(Debug, thiserror::Error)]
 pub enum WebError {
     /// The address is none that may be listened on.
     #[error(
-        "reading web.listen = {listen:?}: {detail}; expected a loopback address and port such as \
+        "reading web.listen = {listen:?}: {detail}; expected an address and port such as \
          127.0.0.1:1618 (port 0: any free one)"
     )]
     Address {
@@ -56,6 +61,48 @@ pub enum WebError {
         /// What is wrong with it.
         detail: String,
     },
+    /// Anyone in the network could send and read there.
+    #[error(
+        "listening on {address}: it is not loopback, expected [[token]] entries that say who may \
+         come; add one (README, \"Open the door to others\"), or listen on 127.0.0.1:1618"
+    )]
+    Open {
+        /// Which.
+        address: SocketAddr,
+    },
+    /// A token or private key cannot be used.
+    #[error("opening the door: {0}")]
+    Secret(#[from] SecretError),
+    /// Two entries are one to the door.
+    #[error(
+        "opening the door: the [[token]] entries {one:?} and {other:?} have the same token or \
+         certificate, expected one each: else nobody can say who did what"
+    )]
+    Same {
+        /// One.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// A certificate cannot be used.
+    #[error(
+        "opening the door: reading {} ({key}): {why}; expected certificates in PEM that this user \
+         may read, and a key that fits", path.display()
+    )]
+    Certificate {
+        /// The key that names it.
+        key: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// TLS cannot begin or end while clients are there.
+    #[error(
+        "reading web.certificate_file again: TLS begins or ends with the next start only, expected \
+         both files as at the start; start again"
+    )]
+    Speech,
     /// The address cannot be had.
     #[error("listening on {address}: {source}; name another with --listen (port 0: any free one)")]
     Listen {
@@ -84,17 +131,32 @@ pub struct Bound {
     pub address: SocketAddr,
     /// The socket.
     pub socket: PathBuf,
+    /// Who may come.
+    pub access: Arc<Access>,
     tcp: TcpListener,
     unix: UnixListener,
     connections_max: usize,
 }
 
+impl Bound {
+    /// Where it is, for a client over TCP.
+    pub fn url(&self) -> String {
+        let scheme = match self.access.tls() {
+            Some(_) => "https",
+            None => "http",
+        };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
 /// Takes the address and the socket. In a runtime.
 ///
 /// # Errors
-/// The address is none, not loopback or not to be had; the socket cannot be made.
-pub fn bind(settings: &WebSettings, dir: &Path) -> Result<Bound, WebError> {
-    let address = address(&settings.listen)?;
+/// The address is none or not to be had, or not loopback and nobody is named who may come; a token
+/// or certificate cannot be used; the socket cannot be made.
+pub fn bind(settings: &Settings, dir: &Path) -> Result<Bound, WebError> {
+    let access = Arc::new(Access::read(settings)?);
+    let address = access.address();
     let listen = |source| WebError::Listen { address, source };
     let tcp = listen_tcp(address).map_err(listen)?;
     let address = tcp.local_addr().map_err(listen)?;
@@ -103,13 +165,18 @@ pub fn bind(settings: &WebSettings, dir: &Path) -> Result<Bound, WebError> {
     Ok(Bound {
         address,
         socket,
+        access,
         tcp,
         unix,
-        connections_max: connections(settings.connections_max),
+        connections_max: connections(settings.web.connections_max),
     })
 }
 
-fn address(listen: &str) -> Result<SocketAddr, WebError> {
+/// The address that is written so.
+///
+/// # Errors
+/// It is none.
+pub(super) fn address(listen: &str) -> Result<SocketAddr, WebError> {
     let wrong = |detail: &str| WebError::Address {
         listen: listen.to_owned(),
         detail: detail.to_owned(),
@@ -118,15 +185,9 @@ fn address(listen: &str) -> Result<SocketAddr, WebError> {
         Some(port) => format!("127.0.0.1:{port}"),
         None => listen.to_owned(),
     };
-    let address: SocketAddr = numeric
+    numeric
         .parse()
-        .map_err(|_| wrong("this is no address and port"))?;
-    if !address.ip().is_loopback() {
-        return Err(wrong(
-            "anyone in the network could send and read there, and tokens come with step 4",
-        ));
-    }
-    Ok(address)
+        .map_err(|_| wrong("this is no address and port"))
 }
 
 fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
@@ -198,7 +259,7 @@ pub async fn serve(
     let mut tasks = JoinSet::new();
     tasks.spawn(story::follow(door.clone()));
     let mut gates = [Via::Tcp, Via::Socket].map(|via| Gate {
-        app: router(&door, via),
+        app: router(&door, &bound.access, via),
         room: Arc::new(Semaphore::new(bound.connections_max)),
         regrets: Arc::new(Semaphore::new(REGRETS_MAX)),
         door: door.clone(),
@@ -213,7 +274,11 @@ pub async fn serve(
                     let _ = stream.set_nodelay(true);
                     let ours = stream.local_addr().ok();
                     let ends = ours.map(|ours| (peer, ours));
-                    tcp.admit(stream, Caller::Tcp { ends }, &mut tasks);
+                    let caller = Caller::Tcp { ends };
+                    match bound.access.tls() {
+                        None => tcp.admit(stream, caller, &mut tasks),
+                        Some(tls) => tcp.admit_through(tls, stream, caller, &mut tasks),
+                    }
                 }
                 Err(_) => sleep(ACCEPT_PAUSE).await,
             },
@@ -252,6 +317,17 @@ struct Gate {
 }
 
 impl Gate {
+    /// The same as [`Gate::admit`] where the client speaks TLS: who finds no room hears nothing, as
+    /// saying it would take a handshake.
+    fn admit_through(&self, tls: Tls, stream: TcpStream, caller: Caller, tasks: &mut JoinSet<()>) {
+        let Ok(place) = self.room.clone().try_acquire_owned() else {
+            self.door.tally.turned_away();
+            return;
+        };
+        let (app, door) = (self.app.clone(), self.door.clone());
+        tasks.spawn(async move { attend_through(tls, stream, caller, app, &door, place).await });
+    }
+
     fn admit<S>(&self, mut stream: S, caller: Caller, tasks: &mut JoinSet<()>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -259,7 +335,11 @@ impl Gate {
         match self.room.clone().try_acquire_owned() {
             Ok(place) => {
                 let (app, door) = (self.app.clone(), self.door.clone());
-                tasks.spawn(async move { attend(stream, caller, app, &door, place).await });
+                tasks.spawn(async move {
+                    let _open = door.tally.opened();
+                    attend(stream, (caller, None), app, &door).await;
+                    drop(place);
+                });
             }
             Err(_) => {
                 self.door.tally.turned_away();
@@ -276,22 +356,40 @@ impl Gate {
     }
 }
 
-/// A connection to its end.
-async fn attend<S>(
-    stream: S,
+/// A connection that speaks TLS, to its end. A handshake that takes too long is none.
+async fn attend_through(
+    tls: Tls,
+    stream: TcpStream,
     caller: Caller,
     app: Router,
     door: &Door,
     _place: OwnedSemaphorePermit,
-) where
+) {
+    let _open = door.tally.opened();
+    let patience = Duration::from_secs(door.settings.read_timeout_s);
+    match timeout(patience, tls.acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let peer = tls.peer(&stream);
+            attend(stream, (caller, peer), app, door).await;
+        }
+        Ok(Err(error)) => debug!("a TLS handshake failed: {error}"),
+        Err(_) => debug!("a TLS handshake took longer than web.read_timeout_s"),
+    }
+}
+
+/// A connection to its end: where it comes from, and who showed a certificate at its beginning.
+async fn attend<S>(stream: S, (caller, peer): (Caller, Option<Peer>), app: Router, door: &Door)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let _open = door.tally.opened();
     let settings = &door.settings;
     let paced = Paced::new(stream, Duration::from_secs(settings.write_timeout_s));
     let app = TowerToHyperService::new(app);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(caller);
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         Box::pin(app.call(request))
     });
     let mut connection = http1::Builder::new()
@@ -389,15 +487,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_is_listened_on() {
+    fn an_address_is_listened_on_with_its_port() {
         for (listen, expected) in [
             ("127.0.0.1:1618", Some("127.0.0.1:1618")),
             ("127.8.0.1:0", Some("127.8.0.1:0")),
             ("[::1]:80", Some("[::1]:80")),
             ("localhost:7", Some("127.0.0.1:7")),
-            ("0.0.0.0:1618", None),
-            ("192.168.0.1:1618", None),
-            ("[::]:1", None),
+            ("0.0.0.0:1618", Some("0.0.0.0:1618")),
+            ("[::]:1", Some("[::]:1")),
             ("127.0.0.1", None),
             ("example.org:80", None),
             ("", None),
@@ -405,11 +502,22 @@ mod tests {
             let address = address(listen).ok().map(|a| a.to_string());
             assert_eq!(address.as_deref(), expected, "{listen}");
         }
-        let error = address("0.0.0.0:1").unwrap_err().to_string();
-        assert!(
-            error.contains("tokens") && error.contains("127.0.0.1:1618"),
-            "{error}"
-        );
+    }
+
+    #[test]
+    fn what_others_can_reach_is_not_listened_on_for_everyone() {
+        for listen in ["0.0.0.0:0", "192.168.0.1:1618", "[::]:1"] {
+            let mut settings = Settings::default();
+            settings.web.listen = listen.to_owned();
+            let error = match bind(&settings, Path::new("/nowhere")) {
+                Ok(bound) => panic!("{}", bound.address),
+                Err(error) => error.to_string(),
+            };
+            assert!(
+                error.contains("[[token]]") && error.contains("127.0.0.1:1618"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the things looked at mean: pure, from what was seen to findings.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use super::brokers::{Brokers, CLOCKS_APART};
 use super::door::Answer;
 use super::look::{Card, Clock, Folder, Holder, Log, Space, Topic, Unmeasured};
 use crate::cli::{Global, plain, quoted};
-use crate::config::settings::{KafkaSettings, LogSettings};
+use crate::config::settings::{KafkaSettings, LogSettings, WebSettings};
 use crate::config::{Config, ConfigError, Origin};
 use crate::kafka::topics::Difference;
 use crate::model::{parse_rfc3339, rfc3339};
@@ -251,6 +252,58 @@ fn restart(global: &Global, card: Option<&Card>) -> String {
     match card {
         Some(card) => format!("kill -TERM {}, then {run}", card.pid),
         None => format!("stop it, then {run}"),
+    }
+}
+
+/// Who may come to the door, and whether others can listen: of the one that runs, else of the one
+/// configured.
+pub(super) fn access(
+    global: &Global,
+    web: &WebSettings,
+    card: Option<&Card>,
+    read: &Result<usize, String>,
+) -> Finding {
+    const CHECK: &str = "tokens";
+    let count = match read {
+        Ok(count) => *count,
+        Err(error) => {
+            let mend = format!("mend what it names, then {}", global.command("check"));
+            return Finding::wanting(CHECK, error.clone(), mend);
+        }
+    };
+    let running = card.map(|card| card.listen.as_str());
+    let listen = running.filter(|listen| !listen.is_empty());
+    let listen = listen.unwrap_or(&web.listen);
+    let (scheme, address) = listen.split_once("://").unwrap_or(("", listen));
+    let is_private = match scheme {
+        "" => !web.certificate_file.is_empty(),
+        scheme => scheme == "https",
+    };
+    let is_near = address
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip().is_loopback());
+    match (is_near, is_private) {
+        (false, false) => {
+            let words = format!(
+                "others reach the door at {address} without TLS: tokens and samples go in the clear"
+            );
+            let mend = format!(
+                "name web.certificate_file and web.key_file in homeostat.toml; {}",
+                restart(global, card)
+            );
+            Finding::wanting(CHECK, words, mend)
+        }
+        (true, _) if count == 0 => {
+            let words = format!("none: the door at {address} is for this machine alone");
+            Finding::ok(CHECK, words)
+        }
+        (_, is_private) => {
+            let how = match is_private {
+                true => "over TLS",
+                false => "on this machine",
+            };
+            Finding::ok(CHECK, format!("{count} may come to {address}, {how}"))
+        }
     }
 }
 
@@ -803,6 +856,44 @@ mod tests {
             check(&found, verdict, words, mend);
             assert_eq!(found.fatal, fatal, "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_door_that_others_reach_speaks_tls() {
+        let judged = |listen: &str, certificate: &str, running: Option<&str>, count: usize| {
+            let web = WebSettings {
+                listen: listen.to_owned(),
+                certificate_file: certificate.to_owned(),
+                ..WebSettings::default()
+            };
+            let card = running.map(|listen| Card {
+                pid: 7,
+                since: String::new(),
+                listen: listen.to_owned(),
+            });
+            access(&global(), &web, card.as_ref(), &Ok(count))
+        };
+        let found = judged("127.0.0.1:1618", "", None, 0);
+        check(&found, Verdict::Ok, "this machine alone", "");
+        let found = judged("127.0.0.1:1618", "", None, 2);
+        check(&found, Verdict::Ok, "2 may come", "");
+        let found = judged("0.0.0.0:1618", "c.pem", None, 2);
+        check(&found, Verdict::Ok, "over TLS", "");
+        let found = judged("0.0.0.0:1618", "", None, 2);
+        check(
+            &found,
+            Verdict::Wanting,
+            "in the clear",
+            "web.certificate_file",
+        );
+        // What runs counts, not what the file says by now.
+        let found = judged("127.0.0.1:1618", "", Some("http://10.0.0.1:1618"), 1);
+        check(&found, Verdict::Wanting, "10.0.0.1:1618", "kill -TERM 7");
+        let found = judged("0.0.0.0:1618", "", Some("https://[::]:1618"), 1);
+        check(&found, Verdict::Ok, "over TLS", "");
+        let unread = Err("reading a: its mode is 0644".to_owned());
+        let found = access(&global(), &WebSettings::default(), None, &unread);
+        check(&found, Verdict::Wanting, "0644", "homeostat check");
     }
 
     #[test]

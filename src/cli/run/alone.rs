@@ -41,14 +41,9 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let pulse = Arc::new(Pulse::new());
     let mut worker = start_worker(&log, told, pulse.clone());
     let stop = watch::Sender::new(false);
-    let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
-    log.announce(&format!("http://{}", bound.address))?;
-    greet(
-        &log,
-        &log_id,
-        &format!("http://{}", bound.address),
-        settings,
-    );
+    let bound = runtime.block_on(async { web::bind(settings, &settings.log.dir) })?;
+    log.announce(&bound.url())?;
+    greet(&log, &log_id, &bound.url(), settings);
     let agent = settings
         .agent
         .enabled

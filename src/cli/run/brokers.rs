@@ -51,7 +51,7 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let runtime = door_runtime()?;
     let pulse = Arc::new(Pulse::new());
     let stop = watch::Sender::new(false);
-    let bound = runtime.block_on(async { web::bind(&settings.web, &settings.log.dir) })?;
+    let bound = runtime.block_on(async { web::bind(settings, &settings.log.dir) })?;
     let proposal = Proposal::of(told, &title)?;
     let (form, now) = (&settings.formats, kafka::now());
     let formats = Foreign::open(form, &settings.log.prefix, &settings.log.dir, now)?;
@@ -67,13 +67,13 @@ pub(super) fn run(told: &Told<'_>) -> anyhow::Result<()> {
     let mut worker = Working::start(move || begin.worker(&all, &names), pulse.clone());
     // After the worker: it decides what one that was killed left open, which this waits for.
     let handle = KafkaHandle::new(&client, title.clone(), Held(rows.clone(), title.partitions))?;
-    rows.announce(&format!("http://{}", bound.address))?;
+    rows.announce(&bound.url())?;
     say(&format!(
-        "homeostat: log {} at {}, as {worker_name} of group {}; the door: http://{}",
+        "homeostat: log {} at {}, as {worker_name} of group {}; the door: {}",
         title.log_id,
         client.brokers(),
         settings.kafka.group,
-        bound.address
+        bound.url()
     ));
     say("next: `homeostat events --follow` shows what is decided, Ctrl-C ends");
     let door = Door::new(handle, settings, pulse);
