@@ -726,6 +726,67 @@ fn the_door_takes_in_shows_and_is_followed_over_two_partitions() {
     running.end();
 }
 
+#[test]
+fn what_people_say_reaches_plan_by_command_and_by_the_door() {
+    let Some(log) = Log::open("say") else {
+        return;
+    };
+    let meshes = meshes();
+    let running = Running::start(&log);
+    let house = House::open(&log, "say", Held(running.rows.clone(), vec![0, 1]));
+    let (status, _, body) = house.ask("POST", "/v1/metrics", &log.samples(&meshes, 0..40));
+    assert_eq!(status, 200, "{body}");
+    folded(&log);
+    let count = |kind: &str, mesh: &str| {
+        let of = ["events", "--type", kind, "--mesh", mesh];
+        log.lines(&of).len()
+    };
+
+    // What is for all is for every partition, and is said once.
+    for (said, kind) in [("pause", "HoldPlaced"), ("resume", "HoldReleased")] {
+        let told = log.lines(&[said]).pop().unwrap();
+        assert_eq!(told["accepted"], 1, "{told}");
+        folded(&log);
+        assert_eq!(count(kind, ""), 2, "{said} reaches both partitions, once");
+    }
+    let again = log.ask(&["resume", "--json"]);
+    let words = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(1), "{words}");
+
+    let node = format!("{0}/{0}-0", meshes[1]);
+    let hold = format!("{{\"who\":\"{node}\",\"for_s\":60}}");
+    let (status, _, body) = house.ask("POST", "/v1/holds", &hold);
+    assert_eq!(status, 200, "{body}");
+    folded(&log);
+    assert_eq!(
+        (
+            count("HoldPlaced", &meshes[0]),
+            count("HoldPlaced", &meshes[1])
+        ),
+        (0, 1)
+    );
+    let unknown = log.ask(&["hold", "nobody-knows-it", "--json"]);
+    let words = String::from_utf8_lossy(&unknown.stderr);
+    assert_eq!(unknown.status.code(), Some(1), "{words}");
+    log.lines(&["release", &node]);
+
+    let file = log.dir.join("policy.toml");
+    std::fs::write(&file, "plan.cooldown_s = 9\n").unwrap();
+    let file = file.to_string_lossy();
+    let before = count("Adopted", &meshes[0]);
+    let apply = ["policy", "apply", &file, "--mesh", &meshes[0], "--untried"];
+    log.lines(&apply);
+    folded(&log);
+    assert_eq!(count("HoldReleased", &meshes[1]), 1);
+    assert_eq!(count("Adopted", &meshes[0]), before + 1);
+    let shown = log.lines(&["policy", "show", "--mesh", &meshes[0]]);
+    assert_eq!(shown[0]["text"], "plan.cooldown_s = 9\n");
+    drop(house);
+    running.end();
+    let report = log.lines(&["replay"]).pop().unwrap();
+    assert_eq!(report["differences"], 0, "{report}");
+}
+
 /// What a commit wrote may be seen when its position is answered, and who saw it is answered it.
 #[test]
 fn a_position_waits_for_what_is_not_decided() {
