@@ -1130,7 +1130,7 @@ fn the_small_agent_brings_no_vendor() {
         "axum",
         "object_store",
         "reqwest",
-        "rustls",
+        "prometheus",
     ] {
         let word = format!("dep:{vendor}");
         assert!(
