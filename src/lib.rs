@@ -57,6 +57,10 @@
 //!   `tests/kafka_agent.rs`.
 //! - A log on brokers is read by every command and at every door as it stands there, partitions as
 //!   one, and who comes back to follow misses nothing: `tests/kafka_reading.rs`.
+//! - On a broker that asks for TLS, a certificate and a password, each kind of client can do what
+//!   `topics acls` gives it, and nothing else: `tests/kafka_secure`.
+//! - What people say is judged before it is sent, recorded once with who said it, and reaches every
+//!   partition or none: `tests/processes`, `tests/door.rs`, `tests/kafka_reading.rs`.
 //! - The rooms know only whom they may know, and the pure ones touch nothing: `tests/tidy.rs`.
 //!
 //! # The rooms

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use homeostat::model::{Span, Time};
-use homeostat::runtime::simulated::{Fault, Simulated, Written};
+use homeostat::runtime::simulated::{Fault, Operation, Settings, Simulated, Written};
 use homeostat::runtime::{Config, Outgoing, Position, Stop, TimeSource, TopicPartition, Worker};
 use homeostat::sim::{Chaos, Plot, Script, Seed, World, check};
 use homeostat::stream::Topic;
@@ -168,6 +168,93 @@ fn live(cluster: &Simulated, worker: &mut Worker, seconds: i64) {
         cluster.advance(Span::seconds(1));
         worker.turn(Span(0)).unwrap();
     }
+}
+
+/// A worker of the first of the small stages, by a clock that is moved by hand.
+fn started(partitions: i32, config: Config) -> (Simulated, Worker) {
+    let cluster = Simulated::new(Settings {
+        partitions,
+        inboxes: vec![Topic::Metrics],
+        time_source: TimeSource::Log,
+        brokers: 1,
+        now: Time(1_000_000),
+        delivery: None,
+    });
+    let (log, stores) = cluster.connect("w");
+    let clock = Rc::new(cluster.clone());
+    let stages = toy::stages(1)[..1].to_vec();
+    let mut worker = Worker::new(log, stores, clock, stages, config).unwrap();
+    // The first brings what is assigned, the next opens it.
+    for _ in 0..2 {
+        worker.turn(Span(0)).unwrap();
+    }
+    (cluster, worker)
+}
+
+#[test]
+fn something_urgent_waits_for_the_gap_alone_however_long_the_last_commit_took() {
+    let config = Config {
+        flush_gap: Span(5),
+        flush_every: Span::seconds(3600),
+        ..Config::default()
+    };
+    let (cluster, mut worker) = started(1, config);
+    let told = |cluster: &Simulated| {
+        let inbox = cluster.partitions(Topic::PlanInbox).next().unwrap();
+        let written = cluster.written(inbox);
+        written.iter().filter(|written| written.committed).count()
+    };
+    let speak = |worker: &mut Worker| {
+        cluster.append(Topic::Metrics, b"n1", b"n1 hello", Time(0));
+        worker.turn(Span(0)).unwrap();
+    };
+    cluster.advance(Span(5));
+    speak(&mut worker);
+    cluster.advance(Span(5));
+    let begun = cluster.operations().len();
+    speak(&mut worker);
+    let asked = &cluster.operations()[begun..];
+    let commit = asked.iter().position(|asked| *asked == Operation::Commit);
+    assert_eq!(told(&cluster), 2);
+
+    // The same once more, and its commit takes long.
+    cluster.advance(Span(5));
+    let meanwhile = cluster.clone();
+    cluster.on_stall(move || meanwhile.advance(Span(400)));
+    let next = cluster.operations().len();
+    cluster.strike([(next + commit.unwrap(), Fault::Stall)]);
+    speak(&mut worker);
+    assert_eq!((told(&cluster), cluster.now()), (3, Time(1_000_415)));
+    speak(&mut worker);
+    assert_eq!(told(&cluster), 3, "within the gap the next one waits");
+    cluster.advance(Span(5));
+    worker.turn(Span(0)).unwrap();
+    assert_eq!(told(&cluster), 4, "after it the next one is told");
+}
+
+#[test]
+fn all_partitions_together_hold_so_many_changed_rows_in_memory() {
+    let apply_rows = 100;
+    let config = Config {
+        apply_rows,
+        apply_records: usize::MAX,
+        apply_every: Span::seconds(3600),
+        ..Config::default()
+    };
+    let (cluster, mut worker) = started(8, config);
+    let nodes = 200;
+    for node in 0..nodes {
+        let name = format!("n{node}");
+        let value = format!("{name} hello");
+        cluster.append(Topic::Metrics, name.as_bytes(), value.as_bytes(), Time(0));
+    }
+    cluster.advance(Span::seconds(1));
+    // Who is idle writes rows without being made to: a single turn is not.
+    let turn = worker.turn(Span(0)).unwrap();
+    assert_eq!(turn.folded, nodes, "one turn, one commit");
+    let written = cluster.copy_disk("w").rows("count", 1).len();
+    let in_memory = nodes - written;
+    assert!(in_memory < apply_rows, "{in_memory} rows are in memory");
 }
 
 #[test]

@@ -345,7 +345,7 @@ fn valid_records() -> Vec<(Topic, Vec<u8>, Vec<u8>)> {
             let now = straight.now().0;
             let sample = sample("alpha", &format!("n{n}"), i + 1, now, 10.0, values);
             for order in directives(&send(&mut straight, &sample)) {
-                report(&mut straight, &outcome(&order, OutcomeResult::Applied));
+                report(&mut straight, &Outcome::of(&order, OutcomeResult::Applied));
             }
         }
         straight.advance_to(straight.now() + Span::seconds(10));

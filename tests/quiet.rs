@@ -93,7 +93,10 @@ impl Day {
                 self.interval = Span::seconds(i64::from(interval_s));
                 told = true;
             }
-            let left = report(&mut self.straight, &outcome(&order, OutcomeResult::Applied));
+            let left = report(
+                &mut self.straight,
+                &Outcome::of(&order, OutcomeResult::Applied),
+            );
             told |= self.note(left);
         }
         told

@@ -819,7 +819,7 @@ fn the_same_policy_decides_the_same_and_holds_of_before_count() {
         let left = straight.append(topic, key.as_bytes(), value);
         for event in Straight::events(&left) {
             if let Body::DirectiveIssued { directive } = event.body {
-                let done = wire::encode_outcome(&outcome(&directive, OutcomeResult::Applied));
+                let done = wire::encode_outcome(&Outcome::of(&directive, OutcomeResult::Applied));
                 straight.append(Topic::Metrics, b"n0", done);
             }
         }

@@ -67,7 +67,10 @@ impl Fleet {
     fn note(&mut self, left: Vec<Left>) {
         self.events.extend(Straight::events(&left));
         for order in directives(&left) {
-            let left = report(&mut self.straight, &outcome(&order, OutcomeResult::Applied));
+            let left = report(
+                &mut self.straight,
+                &Outcome::of(&order, OutcomeResult::Applied),
+            );
             self.note(left);
         }
     }

@@ -9,9 +9,7 @@ use serde::Serialize;
 
 use super::meter::Meter;
 use super::place::{Place, Which};
-use super::{Colour, Global, Printer, say};
-use crate::knowledge::explain::words;
-use crate::model::{Action, MeshId, NodeId};
+use super::{Colour, Global, Printer, say, trial};
 use crate::runtime::export::ExportError;
 use crate::topology::replay::{Report, replay_log, replay_log_events};
 use crate::topology::what_if::{Question, WhatIfError, what_if};
@@ -80,27 +78,7 @@ fn other_policy(
         }
         told => told?,
     };
-    let (more, less) = told.more_and_less();
-    for ((key, action), (was, now)) in told.orders.iter().filter(|(_, (was, now))| was != now) {
-        let change = Change {
-            mesh_id: &key.mesh,
-            node_id: &key.node,
-            action,
-            was: *was,
-            now: *now,
-        };
-        printer.print(
-            &change,
-            &format!("{key}  {}: {was} -> {now}", words(action)),
-        )?;
-    }
-    let sentence = format!("{} records folded: +{more} orders, -{less}", told.records);
-    let sum = Sum {
-        records: told.records,
-        more,
-        less,
-    };
-    printer.print(&sum, &sentence)?;
+    trial::show(&told, printer)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -156,20 +134,4 @@ struct First<'a> {
     place: &'a str,
     recorded: &'a str,
     decided: &'a str,
-}
-
-#[derive(Serialize)]
-struct Change<'a> {
-    mesh_id: &'a MeshId,
-    node_id: &'a NodeId,
-    action: &'a Action,
-    was: i64,
-    now: i64,
-}
-
-#[derive(Serialize)]
-struct Sum {
-    records: u64,
-    more: i64,
-    less: i64,
 }

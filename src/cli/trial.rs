@@ -118,7 +118,8 @@ pub(super) fn warning(told: &WhatIf, span: &str) -> Option<String> {
     None
 }
 
-fn show(told: &WhatIf, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
+/// Prints what a policy would have decided, beside what was.
+pub(super) fn show(told: &WhatIf, printer: &mut Printer<impl Write>) -> anyhow::Result<()> {
     for ((key, action), (was, now)) in changed(told) {
         let change = Change {
             mesh_id: &key.mesh,

@@ -748,7 +748,7 @@ const ROWS: &[Row] = &[
         "kafka.key_password_file",
         "",
         Form::Text(Text::PathOrNone),
-        "a file with the key's password",
+        "a file with the key's password, mode 0600",
         "",
     ),
     (
@@ -769,7 +769,7 @@ const ROWS: &[Row] = &[
         "kafka.sasl_password_file",
         "",
         Form::Text(Text::PathOrNone),
-        "with `sasl_*`: a file with its password",
+        "with `sasl_*`: a file with its password, mode 0600",
         "",
     ),
     (
@@ -849,7 +849,7 @@ const ROWS: &[Row] = &[
         "formats.registry_password_file",
         "",
         Form::Text(Text::PathOrNone),
-        "a file with `user:password` for it",
+        "a file with `user:password` for it, mode 0600",
         "",
     ),
     (

@@ -112,12 +112,26 @@ pub fn read_token(key: &str, path: &Path) -> Result<String, SecretError> {
     Ok(String::from_utf8_lossy(token).into_owned())
 }
 
+/// The password in a file, without the line's end.
+///
+/// # Errors
+/// The file cannot be read, others may use it, or it is no text.
+pub fn read_password(key: &str, path: &Path) -> Result<String, SecretError> {
+    let bytes = read_private(key, path)?;
+    let text = String::from_utf8(bytes).map_err(|error| SecretError::Unreadable {
+        key: key.to_owned(),
+        path: path.to_owned(),
+        source: io::Error::new(io::ErrorKind::InvalidData, error),
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_read_from_a_file_of_its_owner_alone() {
+    fn a_secret_is_read_from_a_file_of_its_owner_alone() {
         let path = std::env::temp_dir().join(format!("homeostat-secret-{}", std::process::id()));
         let read = |text: &str, mode: u32| {
             std::fs::write(&path, text).unwrap();
@@ -149,6 +163,13 @@ mod tests {
             );
             assert!(text.is_empty() || !refused.contains(text), "{refused}");
         }
+        let password = |text: &str, mode: u32| {
+            let _ = read(text, mode);
+            read_password("kafka.sasl_password_file", &path).map_err(|error| error.to_string())
+        };
+        assert_eq!(password(" p w \r\n", 0o600).as_deref(), Ok(" p w "));
+        let refused = password("p", 0o644).unwrap_err();
+        assert!(refused.contains("mode is 0644, expected 0600"), "{refused}");
         std::fs::remove_file(&path).unwrap();
         let refused = read_token("token.file", &path).unwrap_err().to_string();
         assert!(refused.contains("(token.file)"), "{refused}");

@@ -320,7 +320,7 @@ mod tests {
             let directive = directive(Kind::Healing, generation);
             Row {
                 progress: match done {
-                    true => Progress::Done(outcome(&directive, OutcomeResult::Applied)),
+                    true => Progress::Done(Outcome::of(&directive, OutcomeResult::Applied)),
                     false => Progress::Begun,
                 },
                 directive,
@@ -339,19 +339,6 @@ mod tests {
             },
         };
         assert_eq!(got, expected, "journal {journal:?} at {now}");
-    }
-
-    fn outcome(directive: &Directive, result: OutcomeResult) -> Outcome {
-        Outcome {
-            mesh: directive.mesh.clone(),
-            node: directive.node.clone(),
-            log_id: directive.log_id.clone(),
-            directive_id: directive.id.clone(),
-            generation: directive.generation,
-            kind: directive.action.kind(),
-            result,
-            observed: None,
-        }
     }
 
     #[test]

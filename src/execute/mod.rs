@@ -125,14 +125,8 @@ fn record<E>(
     let Execution { result, observed } = execution;
     let observed = observed.map(|text| text[..boundary(&text)].to_owned());
     let outcome = Outcome {
-        mesh: directive.mesh.clone(),
-        node: directive.node.clone(),
-        log_id: directive.log_id.clone(),
-        directive_id: directive.id.clone(),
-        generation: directive.generation,
-        kind: directive.action.kind(),
-        result,
         observed,
+        ..Outcome::of(directive, result)
     };
     journal(admission.done(outcome.clone()))?;
     Ok(outcome)

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError as Native, RDKafkaErrorCode as Code};
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::{debug, error, info, warn};
 
+use crate::config::secret::read_password;
 use crate::config::settings::{KafkaSettings, Security};
 
 /// The brokers could not do what was asked; says what was attempted, on what, and what helps.
@@ -105,14 +106,8 @@ impl Client {
     }
 }
 
-/// The text in a file, without the line's end.
 fn secret(key: &str, file: &str) -> Result<String, KafkaError> {
-    let text = std::fs::read_to_string(Path::new(file)).map_err(|error| {
-        KafkaError(format!(
-            "reading {file} ({key}): {error}; expected a file that holds the secret alone"
-        ))
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    read_password(key, Path::new(file)).map_err(|error| KafkaError(error.to_string()))
 }
 
 /// Hands librdkafka's words on to the log, and keeps the last complaint: the error of a call says
@@ -153,9 +148,6 @@ pub(super) fn explained(consumer: &BaseConsumer<Words>, error: impl std::fmt::Di
     }
 }
 
-/// Complaints that are listened to at a time.
-const COMPLAINTS_MAX: usize = 100;
-
 impl ConsumerContext for Words {}
 
 /// What librdkafka says went wrong, if it did.
@@ -180,3 +172,6 @@ pub(super) fn say(level: RDKafkaLogLevel, facility: &str, message: &str) {
         RDKafkaLogLevel::Debug => debug!("librdkafka: {facility}: {message}"),
     }
 }
+
+/// Complaints that are listened to at a time.
+const COMPLAINTS_MAX: usize = 100;

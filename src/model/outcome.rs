@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, MeshId, NodeId};
+use super::{Directive, Kind, MeshId, NodeId};
 
 /// Longest `observed` text, bytes.
 pub const OBSERVED_BYTES_MAX: usize = 1024;
@@ -56,4 +56,20 @@ pub struct Outcome {
     /// What the agent saw, at most [`OBSERVED_BYTES_MAX`] bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed: Option<String>,
+}
+
+impl Outcome {
+    /// That of a directive, with nothing observed.
+    pub fn of(directive: &Directive, result: OutcomeResult) -> Self {
+        Outcome {
+            mesh: directive.mesh.clone(),
+            node: directive.node.clone(),
+            log_id: directive.log_id.clone(),
+            directive_id: directive.id.clone(),
+            generation: directive.generation,
+            kind: directive.action.kind(),
+            result,
+            observed: None,
+        }
+    }
 }

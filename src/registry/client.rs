@@ -13,6 +13,8 @@ use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::config::secret::read_password;
+
 /// Where a registry is and how it is asked.
 #[derive(Clone)]
 pub struct Server {
@@ -29,7 +31,7 @@ pub struct Server {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// The file with the password.
-    #[error("reading {0}")]
+    #[error("{0}")]
     Password(String),
     /// It has no such schema, for all it knows now.
     #[error("asking {0}: it has none of this id")]
@@ -74,12 +76,10 @@ impl Server {
         let authorization = match password_file {
             "" => None,
             file => {
-                let text = std::fs::read_to_string(Path::new(file)).map_err(|error| {
-                    RegistryError::Password(format!(
-                        "{file} (formats.registry_password_file): {error}"
-                    ))
-                })?;
-                Some(format!("Basic {}", base64(text.trim_end().as_bytes())))
+                let key = "formats.registry_password_file";
+                let text = read_password(key, Path::new(file))
+                    .map_err(|error| RegistryError::Password(error.to_string()))?;
+                Some(format!("Basic {}", base64(text.as_bytes())))
             }
         };
         Ok(Server {

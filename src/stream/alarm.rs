@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::model::Time;
 
-use super::{Base, Key, Table};
+use super::{Base, CLEAN_ROWS_MAX, Key, Table};
 
 /// A hint: wake `key` at `due` or look whether it has changed its mind.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,8 +41,13 @@ pub struct Alarms {
 impl Alarms {
     /// Alarms in the table `id` of `base`.
     pub fn new(id: u8, base: Rc<dyn Base>) -> Self {
+        Alarms::keeping(id, base, CLEAN_ROWS_MAX)
+    }
+
+    /// The same, keeping about so many unchanged ones in memory.
+    pub fn keeping(id: u8, base: Rc<dyn Base>, rows: usize) -> Self {
         Alarms {
-            hints: Table::new(id, base),
+            hints: Table::new(id, base).with_clean_max(rows),
             first: RefCell::default(),
         }
     }

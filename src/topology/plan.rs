@@ -35,7 +35,7 @@ impl PlanFold {
         PlanFold {
             plan: plan(),
             ledger: Ledger::keeping(base, rows),
-            alarms: Alarms::new(7, base.clone()),
+            alarms: Alarms::keeping(7, base.clone(), rows),
             partition,
             spent: 0,
         }

@@ -410,11 +410,11 @@ impl Agents {
                     given.iter_mut().find(near)
                 });
                 match given {
-                    None => Some(report(directive, OutcomeResult::Applied)),
+                    None => Some(Outcome::of(directive, OutcomeResult::Applied)),
                     Some(given) => {
                         given.here = Some(directive.clone());
                         let before = given.before.take()?;
-                        Some(report(directive, before.result))
+                        Some(Outcome::of(directive, before.result))
                     }
                 }
             }
@@ -440,7 +440,7 @@ impl Agents {
             .iter_mut()
             .find(|given| given.id == outcome.directive_id)?;
         match &given.here {
-            Some(directive) => Some(report(directive, outcome.result)),
+            Some(directive) => Some(Outcome::of(directive, outcome.result)),
             None => {
                 given.before = Some(outcome);
                 None
@@ -469,19 +469,6 @@ fn proposes(body: &Body) -> bool {
             ..
         }
     )
-}
-
-fn report(directive: &Directive, result: OutcomeResult) -> Outcome {
-    Outcome {
-        mesh: directive.mesh.clone(),
-        node: directive.node.clone(),
-        log_id: directive.log_id.clone(),
-        directive_id: directive.id.clone(),
-        generation: directive.generation,
-        kind: directive.action.kind(),
-        result,
-        observed: None,
-    }
 }
 
 /// A loop under this policy from its beginning.

@@ -11,6 +11,7 @@ mod process;
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -131,7 +132,7 @@ fn with_the_rights_of_topics_acls_a_loop_runs_and_nobody_can_more() {
     }
 
     let wrong = site.home("homeostat-operator");
-    fs::write(wrong.0.join("password"), "another").unwrap();
+    keep(&wrong, "password", "another");
     let refused = wrong.ask(&["topics", "check"]);
     let words = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(2), "{words}");
@@ -171,8 +172,8 @@ impl Site {
              [agent]\ndiscover = false\ninterval_s = 1\n"
         );
         fs::write(home.0.join("homeostat.toml"), config).unwrap();
-        fs::write(home.0.join("password"), password(user)).unwrap();
-        fs::write(home.0.join("key-password"), KEY_PASSWORD).unwrap();
+        keep(&home, "password", password(user));
+        keep(&home, "key-password", KEY_PASSWORD);
         home
     }
 
@@ -286,6 +287,13 @@ fn key(name: &str) -> PathBuf {
 fn password(user: &str) -> &'static str {
     let found = USERS.iter().find(|(name, _)| *name == user);
     found.unwrap().1
+}
+
+/// Writes a secret for its owner alone.
+fn keep(home: &Home, name: &str, secret: &str) {
+    let file = home.0.join(name);
+    fs::write(&file, secret).unwrap();
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn free_port() -> u16 {

@@ -181,7 +181,7 @@ impl Life {
             OutcomeResult::Refused,
             OutcomeResult::Unknown,
         ]);
-        let outcome = outcome(&directive, result);
+        let outcome = Outcome::of(&directive, result);
         let key = outcome.node.as_str().as_bytes();
         self.tell(Topic::Metrics, key, wire::encode_outcome(&outcome))
     }

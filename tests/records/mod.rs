@@ -68,20 +68,6 @@ pub fn say(straight: &mut Straight, mesh: &MeshId, record: &PlanRecord) -> Vec<L
     )
 }
 
-/// An agent's report about a directive.
-pub fn outcome(directive: &Directive, result: OutcomeResult) -> Outcome {
-    Outcome {
-        mesh: directive.mesh.clone(),
-        node: directive.node.clone(),
-        log_id: directive.log_id.clone(),
-        directive_id: directive.id.clone(),
-        generation: directive.generation,
-        kind: directive.action.kind(),
-        result,
-        observed: None,
-    }
-}
-
 /// Sends an agent's report into the loop.
 pub fn report(straight: &mut Straight, outcome: &Outcome) -> Vec<Left> {
     let key = outcome.node.as_str().as_bytes();
@@ -102,6 +88,6 @@ pub fn directives(left: &[Left]) -> Vec<Directive> {
 /// Not every test that has this module needs all of it.
 const _: () = {
     let _ = (
-        START, thorough, mesh, node, metrics, sample, send, say, outcome, report, directives,
+        START, thorough, mesh, node, metrics, sample, send, say, report, directives,
     );
 };

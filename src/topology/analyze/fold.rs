@@ -79,7 +79,7 @@ impl AnalyzeFold {
             share: Share::WHOLE,
             nodes: Shelf::new(NODES, base.clone(), nodes),
             policies: Table::new(2, base.clone()),
-            alarms: Alarms::new(3, base.clone()),
+            alarms: Alarms::keeping(3, base.clone(), nodes),
             stages: BTreeMap::new(),
             in_force: BTreeMap::new(),
             adopting: false,
